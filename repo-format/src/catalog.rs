@@ -1,0 +1,237 @@
+//! The catalog chain: what garbage collection knows and everyone agrees on.
+//!
+//! Catalog n + 1 is created once, by whoever comes first, and names n by hash. The snapshot list
+//! is kept in pages, so that a new version rewrites only what changed.
+
+use crate::bytes::{Put, Reader, len_u64};
+use crate::error::FormatError;
+use crate::id::{PackName, SessionId, SnapshotId};
+use crate::limits::{CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX};
+use crate::session::{SegmentRef, put_name, read_name};
+use crate::snapshot::Snapshot;
+
+const VERSION: u8 = 1;
+
+/// A page of the snapshot list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRef {
+    /// The catalog version whose maker wrote the page.
+    pub n: u64,
+    /// See [`crate::key::ObjectKey::CatalogPage`].
+    pub nonce: u64,
+    /// Snapshots on it.
+    pub snapshots: u32,
+    /// BLAKE3 of its plain bytes: a rewrite with the same content keeps the page.
+    pub digest: [u8; 32],
+}
+
+/// A snapshot that was forgotten and may still be referenced by who read an older catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dying {
+    /// The catalog version that forgot it.
+    pub since: u64,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+}
+
+/// A pack that no root needed when it was condemned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Condemned {
+    /// The pack.
+    pub pack: PackName,
+    /// The catalog version that condemned it.
+    pub since: u64,
+}
+
+/// One version of the catalog, the snapshot list apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Catalog {
+    /// Version, from 0.
+    pub n: u64,
+    /// BLAKE3 of the sealed object of version n − 1; zeroes for version 0.
+    pub previous: [u8; 32],
+    /// Seconds since 1970, for people and for trimming old versions.
+    pub created_s: u64,
+    /// Index segments.
+    pub segments: Vec<SegmentRef>,
+    /// Pages of the snapshot list: a power of two of them, the page of a snapshot being the
+    /// leading bits of its id. `None`: no snapshots there.
+    pub pages: Vec<Option<PageRef>>,
+    /// Sessions whose register was folded in and whose objects are not all gone yet.
+    pub folded: Vec<SessionId>,
+    /// Forgotten snapshots.
+    pub dying: Vec<Dying>,
+    /// Condemned packs.
+    pub condemned: Vec<Condemned>,
+    /// Packs that may be deleted, and are kept here until no segment mentions them.
+    pub dead: Vec<PackName>,
+    /// Packs found missing or damaged: deduplication treats their chunks as absent.
+    pub bad: Vec<PackName>,
+}
+
+impl Catalog {
+    /// The catalog's plain bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        out.u64(self.n);
+        out.raw(&self.previous);
+        out.u64(self.created_s);
+        out.varint(len_u64(self.segments.len()));
+        for segment in &self.segments {
+            segment.put(&mut out);
+        }
+        self.put_pages(&mut out);
+        out.varint(len_u64(self.folded.len()));
+        for session in &self.folded {
+            out.raw(session.as_bytes());
+        }
+        out.varint(len_u64(self.dying.len()));
+        for dying in &self.dying {
+            out.u64(dying.since);
+            dying.snapshot.put(&mut out);
+        }
+        out.varint(len_u64(self.condemned.len()));
+        for condemned in &self.condemned {
+            put_name(&mut out, &condemned.pack);
+            out.u64(condemned.since);
+        }
+        for packs in [&self.dead, &self.bad] {
+            out.varint(len_u64(packs.len()));
+            for pack in packs {
+                put_name(&mut out, pack);
+            }
+        }
+        out
+    }
+
+    fn put_pages(&self, out: &mut Vec<u8>) {
+        out.varint(len_u64(self.pages.len()));
+        for page in &self.pages {
+            out.u8(page.is_some().into());
+            if let Some(page) = page {
+                out.u64(page.n);
+                out.u64(page.nonce);
+                out.u32(page.snapshots);
+                out.raw(&page.digest);
+            }
+        }
+    }
+
+    /// Decodes a catalog.
+    ///
+    /// # Errors
+    ///
+    /// Any [`FormatError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes, "catalog");
+        check_version(reader.u8()?)?;
+        let n = reader.u64()?;
+        let previous = reader.array()?;
+        let created_s = reader.u64()?;
+        let segments = read_rows(&mut reader, SegmentRef::LEN, "segments", SegmentRef::read)?;
+        let pages = read_pages(&mut reader)?;
+        let folded = read_rows(&mut reader, SessionId::LEN, "folded sessions", |reader| {
+            reader.array().map(SessionId)
+        })?;
+        let dying = read_rows(&mut reader, 100, "forgotten snapshots", |reader| {
+            Ok(Dying { since: reader.u64()?, snapshot: Snapshot::read(reader)? })
+        })?;
+        let condemned = read_rows(&mut reader, 28, "condemned packs", |reader| {
+            Ok(Condemned { pack: read_name(reader)?, since: reader.u64()? })
+        })?;
+        let dead = read_rows(&mut reader, 20, "dead packs", read_name)?;
+        let bad = read_rows(&mut reader, 20, "bad packs", read_name)?;
+        reader.finish()?;
+        Ok(Self { n, previous, created_s, segments, pages, folded, dying, condemned, dead, bad })
+    }
+}
+
+/// The page that a snapshot belongs on when the list has `pages` pages, a power of two.
+pub fn page_of(id: &SnapshotId, pages: usize) -> usize {
+    let [a, b, ..] = *id.as_bytes();
+    let leading = usize::from(u16::from_be_bytes([a, b]));
+    (leading * pages.max(1)) >> 16
+}
+
+fn read_pages(reader: &mut Reader<'_>) -> Result<Vec<Option<PageRef>>, FormatError> {
+    let count = reader.count(CATALOG_PAGES_MAX, 1, "catalog pages")?;
+    if !count.is_power_of_two() {
+        return Err(FormatError::Inconsistent { what: "number of catalog pages" });
+    }
+    let mut pages = Vec::with_capacity(count);
+    for _ in 0..count {
+        pages.push(match reader.u8()? {
+            0 => None,
+            _ => Some(PageRef {
+                n: reader.u64()?,
+                nonce: reader.u64()?,
+                snapshots: reader.u32()?,
+                digest: reader.array()?,
+            }),
+        });
+    }
+    Ok(pages)
+}
+
+/// Reads a counted list. Memory follows the bytes that are there, not the count that is claimed.
+fn read_rows<T>(
+    reader: &mut Reader<'_>,
+    row_bytes: usize,
+    what: &'static str,
+    mut row: impl FnMut(&mut Reader<'_>) -> Result<T, FormatError>,
+) -> Result<Vec<T>, FormatError> {
+    let count = reader.count(CATALOG_ROWS_MAX, row_bytes, what)?;
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        rows.push(row(reader)?);
+    }
+    Ok(rows)
+}
+
+/// A snapshot on a page of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The catalog version that folded it in.
+    pub since: u64,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+}
+
+/// Encodes a page of the snapshot list, ascending by snapshot id.
+pub fn encode_page(rows: &[Listed]) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.varint(len_u64(rows.len()));
+    for row in rows {
+        out.u64(row.since);
+        row.snapshot.put(&mut out);
+    }
+    out
+}
+
+/// Decodes a page of the snapshot list.
+///
+/// # Errors
+///
+/// Any [`FormatError`].
+pub fn decode_page(bytes: &[u8]) -> Result<Vec<Listed>, FormatError> {
+    let mut reader = Reader::new(bytes, "catalog page");
+    check_version(reader.u8()?)?;
+    let count = reader.count(CATALOG_PAGE_SNAPSHOTS_MAX, 100, "snapshots of a catalog page")?;
+    let mut rows: Vec<Listed> = Vec::with_capacity(count.min(4096));
+    for _ in 0..count {
+        let row = Listed { since: reader.u64()?, snapshot: Snapshot::read(&mut reader)? };
+        if rows.last().is_some_and(|last| last.snapshot.id >= row.snapshot.id) {
+            return Err(FormatError::Inconsistent { what: "order of a catalog page" });
+        }
+        rows.push(row);
+    }
+    reader.finish()?;
+    Ok(rows)
+}
+
+fn check_version(version: u8) -> Result<(), FormatError> {
+    if version > VERSION {
+        return Err(FormatError::NewerVersion { found: version.into(), supported: VERSION.into() });
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The repository's config: written once at `init`, read before anything else.
+//!
+//! It is in the clear, for its version and features decide whether a key is worth asking for; a
+//! checksum tells damage, a MAC under the repository's keys tells forgery.
+
+use crate::bytes::{Put, Reader, len_u64};
+use crate::chunker::ChunkSizes;
+use crate::error::{FormatError, check_version};
+use crate::id::RepositoryId;
+use crate::keys::Keys;
+use crate::limits::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, FORMAT_VERSION};
+
+const MAGIC: &[u8; 8] = b"SALVOR\0\x01";
+const FEATURES_MAX: u64 = 64;
+
+/// What one wants to do with a repository: an unknown feature forbids only what it concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// List, verify, restore.
+    Read,
+    /// Back up.
+    Write,
+    /// Forget, prune, keys.
+    Maintain,
+}
+
+impl Operation {
+    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Maintain];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read it",
+            Self::Write => "write to it",
+            Self::Maintain => "maintain it",
+        }
+    }
+}
+
+/// What a repository is. Parameters that may change live in the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Drawn at `init`.
+    pub repository: RepositoryId,
+    /// Seconds since 1970, for people.
+    pub created_s: u64,
+    /// log2 of the chunk length that block volumes are cut into by default.
+    pub chunk_log2: u8,
+    /// Sizes of content-defined chunks of files.
+    pub file_chunks: ChunkSizes,
+    /// Features that must be known to read, to write, to maintain.
+    pub features: [Vec<String>; 3],
+}
+
+impl Config {
+    /// A config with default parameters.
+    pub fn new(repository: RepositoryId, created_s: u64) -> Self {
+        Self {
+            repository,
+            created_s,
+            chunk_log2: 20,
+            file_chunks: ChunkSizes::default(),
+            features: [Vec::new(), Vec::new(), Vec::new()],
+        }
+    }
+
+    /// The config's bytes, authenticated under `keys`.
+    pub fn encode(&self, keys: &Keys) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.raw(MAGIC);
+        out.u16(FORMAT_VERSION);
+        out.raw(self.repository.as_bytes());
+        out.u64(self.created_s);
+        out.u8(self.chunk_log2);
+        for size in [self.file_chunks.min, self.file_chunks.avg, self.file_chunks.max] {
+            out.u32(size);
+        }
+        for features in &self.features {
+            out.varint(len_u64(features.len()));
+            for feature in features {
+                out.blob(feature.as_bytes());
+            }
+        }
+        let mac = blake3::keyed_hash(keys.config_mac(), &out);
+        out.raw(mac.as_bytes());
+        let checksum = blake3::hash(&out);
+        out.raw(&checksum.as_bytes()[..8]);
+        out
+    }
+
+    /// Decodes a config whose forgery cannot be told yet; see [`Self::authenticate`].
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::BadMagic`] (no repository of ours), [`FormatError::NewerVersion`],
+    /// [`FormatError::Checksum`] and the like.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes, "config");
+        if reader.take(8)? != MAGIC {
+            return Err(FormatError::BadMagic { expected: "Salvor repository's config" });
+        }
+        check_version(reader.u16()?)?;
+        let (covered, checksum) =
+            bytes.split_last_chunk::<8>().ok_or(FormatError::Truncated { what: "config" })?;
+        if *checksum != blake3::hash(covered).as_bytes()[..8] {
+            return Err(FormatError::Checksum);
+        }
+        let mut reader = Reader::new(covered, "config");
+        reader.take(10)?;
+        let repository = RepositoryId(reader.array()?);
+        let created_s = reader.u64()?;
+        let chunk_log2 = reader.u8()?;
+        let file_chunks = ChunkSizes { min: reader.u32()?, avg: reader.u32()?, max: reader.u32()? };
+        let features =
+            [read_features(&mut reader)?, read_features(&mut reader)?, read_features(&mut reader)?];
+        reader.take(32)?;
+        reader.finish()?;
+        if !(CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&chunk_log2) || !file_chunks.are_valid() {
+            return Err(FormatError::Inconsistent { what: "chunk sizes in the config" });
+        }
+        Ok(Self { repository, created_s, chunk_log2, file_chunks, features })
+    }
+
+    /// Whether `bytes`, which [`Self::decode`] accepted, were written with these keys.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Unauthentic`].
+    pub fn authenticate(bytes: &[u8], keys: &Keys) -> Result<(), FormatError> {
+        let truncated = FormatError::Truncated { what: "config" };
+        let (covered, _) = bytes.split_last_chunk::<8>().ok_or(truncated.clone())?;
+        let (covered, mac) = covered.split_last_chunk::<32>().ok_or(truncated)?;
+        if blake3::keyed_hash(keys.config_mac(), covered) != *mac {
+            return Err(FormatError::Unauthentic);
+        }
+        Ok(())
+    }
+
+    /// Whether this program may do `operation`: it must know every feature listed for it.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::UnknownFeature`], the first one.
+    pub fn permits(&self, operation: Operation) -> Result<(), FormatError> {
+        let features = Operation::ALL
+            .iter()
+            .zip(&self.features)
+            .find(|(of, _)| **of == operation)
+            .map_or(&[][..], |(_, features)| features);
+        match features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())) {
+            None => Ok(()),
+            Some(feature) => Err(FormatError::UnknownFeature {
+                feature: feature.clone(),
+                operation: operation.name(),
+            }),
+        }
+    }
+}
+
+/// Features beyond version 1 that this program has.
+const KNOWN_FEATURES: &[&str] = &[];
+
+fn read_features(reader: &mut Reader<'_>) -> Result<Vec<String>, FormatError> {
+    let count = reader.count(FEATURES_MAX, 1, "features")?;
+    (0..count).map(|_| reader.text(64, "name of a feature")).collect()
+}

@@ -1,0 +1,169 @@
+//! A chunk's plain bytes, compressed if that gains anything: codec, plain length, payload.
+
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::error::FormatError;
+use crate::limits::CHUNK_BYTES_MAX;
+
+/// Bytes before the payload: codec and plain length.
+pub const FRAME_HEADER_LEN: usize = 5;
+
+const CODEC_RAW: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+
+/// A payload that zstd does not shrink by at least one part in this many is stored as it is:
+/// the bytes saved would not pay for decompressing them.
+const WORTH_ONE_IN: usize = 32;
+
+/// How hard to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all: nothing about content can then be told from a stored length.
+    Off,
+    /// zstd at this level, −7 to 19.
+    Zstd(i32),
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd(1)
+    }
+}
+
+/// Makes frames. One per thread: it holds the compressor's tables.
+pub struct FrameEncoder {
+    compressor: Option<Compressor<'static>>,
+}
+
+impl std::fmt::Debug for FrameEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameEncoder")
+    }
+}
+
+impl FrameEncoder {
+    /// An encoder.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Compression`] if zstd refuses the level.
+    pub fn new(compression: Compression) -> Result<Self, FormatError> {
+        let compressor = match compression {
+            Compression::Off => None,
+            Compression::Zstd(level) => Some(new_compressor(level)?),
+        };
+        Ok(Self { compressor })
+    }
+
+    /// Replaces `frame` by the frame of `plain`, which is 1 to [`CHUNK_BYTES_MAX`] bytes.
+    pub fn encode(&mut self, plain: &[u8], frame: &mut Vec<u8>) {
+        let len = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+        frame.clear();
+        // Room for the whole plain: what does not fit with a gain is stored raw anyway.
+        frame.resize(FRAME_HEADER_LEN + plain.len(), 0);
+        let (header, payload) = frame.split_at_mut(FRAME_HEADER_LEN);
+        header[1..].copy_from_slice(&len.to_le_bytes());
+        let room = plain.len() - plain.len() / WORTH_ONE_IN;
+        let compressed = self
+            .compressor
+            .as_mut()
+            .and_then(|compressor| compressor.compress_to_buffer(plain, &mut payload[..room]).ok());
+        if let Some(len) = compressed {
+            header[0] = CODEC_ZSTD;
+            frame.truncate(FRAME_HEADER_LEN + len);
+        } else {
+            header[0] = CODEC_RAW;
+            payload.copy_from_slice(plain);
+        }
+    }
+}
+
+fn new_compressor(level: i32) -> Result<Compressor<'static>, FormatError> {
+    let mut compressor = Compressor::new(level).map_err(|_| FormatError::Compression)?;
+    // The frame has the length and the AEAD tag guards it: zstd need not repeat either.
+    compressor.include_checksum(false).map_err(|_| FormatError::Compression)?;
+    compressor.include_contentsize(false).map_err(|_| FormatError::Compression)?;
+    compressor.include_dictid(false).map_err(|_| FormatError::Compression)?;
+    Ok(compressor)
+}
+
+/// Takes frames apart. One per thread.
+pub struct FrameDecoder {
+    decompressor: Decompressor<'static>,
+}
+
+impl std::fmt::Debug for FrameDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameDecoder")
+    }
+}
+
+impl FrameDecoder {
+    /// A decoder.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Compression`] if zstd has no memory for its tables.
+    pub fn new() -> Result<Self, FormatError> {
+        let decompressor = Decompressor::new().map_err(|_| FormatError::Compression)?;
+        Ok(Self { decompressor })
+    }
+
+    /// Length of the plain bytes that `frame` claims to hold, checked against `limit_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Truncated`], [`FormatError::Limit`].
+    pub fn plain_len(frame: &[u8], limit_bytes: usize) -> Result<usize, FormatError> {
+        let header = frame
+            .first_chunk::<FRAME_HEADER_LEN>()
+            .ok_or(FormatError::Truncated { what: "frame" })?;
+        let [_, a, b, c, d] = *header;
+        let len = u32::from_le_bytes([a, b, c, d]) as usize;
+        if len > limit_bytes {
+            let (found, limit) = (len as u64, limit_bytes as u64);
+            return Err(FormatError::Limit { what: "plain length of a frame", found, limit });
+        }
+        Ok(len)
+    }
+
+    /// Replaces `plain` by what `frame` holds.
+    ///
+    /// # Errors
+    ///
+    /// Any [`FormatError`]. `plain` never grows beyond [`CHUNK_BYTES_MAX`].
+    pub fn decode(&mut self, frame: &[u8], plain: &mut Vec<u8>) -> Result<(), FormatError> {
+        let len = Self::plain_len(frame, CHUNK_BYTES_MAX)?;
+        plain.clear();
+        plain.resize(len, 0);
+        self.decode_into(frame, plain)
+    }
+
+    /// Fills `plain`, which must be exactly as long as the frame says.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Compression`], [`FormatError::Inconsistent`], [`FormatError::Truncated`].
+    pub fn decode_into(&mut self, frame: &[u8], plain: &mut [u8]) -> Result<(), FormatError> {
+        let wrong_length = FormatError::Inconsistent { what: "plain length of a frame" };
+        if Self::plain_len(frame, plain.len())? != plain.len() {
+            return Err(wrong_length);
+        }
+        let (header, payload) = frame.split_at(FRAME_HEADER_LEN);
+        match header[0] {
+            CODEC_RAW if payload.len() == plain.len() => plain.copy_from_slice(payload),
+            CODEC_RAW => return Err(wrong_length),
+            CODEC_ZSTD => {
+                let written = self
+                    .decompressor
+                    .decompress_to_buffer(payload, plain)
+                    .map_err(|_| FormatError::Compression)?;
+                if written != plain.len() {
+                    return Err(FormatError::Compression);
+                }
+            }
+            _ => return Err(FormatError::Inconsistent { what: "codec of a frame" }),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! The key hierarchy: one master key for what must stay the same for ever (ids, chunking), one
+//! key per epoch for what can be rotated (sealing), and what is derived from both.
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::bytes::{Put, Reader, len_u64};
+use crate::chunker::GearTable;
+use crate::error::FormatError;
+use crate::id::ChunkId;
+use crate::limits::EPOCHS_MAX;
+use crate::pack::PackKind;
+use crate::tree::PageCutter;
+
+/// 32 secret bytes: cleared when dropped, never printed.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// Takes the bytes over.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for deriving.
+    pub const fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What a key slot holds: everything needed to read and write the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyBundle {
+    master: Secret,
+    /// Ascending by epoch, at least one.
+    epochs: Vec<(u32, Secret)>,
+}
+
+const BUNDLE_VERSION: u8 = 1;
+
+impl KeyBundle {
+    /// A new repository's keys, with epoch 0. Both arguments are fresh random bytes.
+    pub fn new(master: Secret, first_epoch: Secret) -> Self {
+        Self { master, epochs: vec![(0, first_epoch)] }
+    }
+
+    /// The same keys with one more epoch, which becomes the one that seals.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Limit`] after [`EPOCHS_MAX`] epochs.
+    pub fn rotated(&self, next: Secret) -> Result<Self, FormatError> {
+        let mut rotated = self.clone();
+        if len_u64(self.epochs.len()) >= EPOCHS_MAX {
+            let (found, limit) = (len_u64(self.epochs.len()) + 1, EPOCHS_MAX);
+            return Err(FormatError::Limit { what: "number of key epochs", found, limit });
+        }
+        rotated.epochs.push((self.newest_epoch() + 1, next));
+        Ok(rotated)
+    }
+
+    /// The epoch that new objects are sealed under.
+    pub fn newest_epoch(&self) -> u32 {
+        self.epochs.last().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// The bundle's bytes, to be wrapped by a slot.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // Reserved at once: growing would leave copies of keys behind.
+        let mut out = Zeroizing::new(Vec::with_capacity(64 + self.epochs.len() * 36));
+        out.u8(BUNDLE_VERSION);
+        out.raw(self.master.expose());
+        out.varint(len_u64(self.epochs.len()));
+        for (epoch, key) in &self.epochs {
+            out.u32(*epoch);
+            out.raw(key.expose());
+        }
+        out
+    }
+
+    /// Decodes a bundle that a slot unwrapped.
+    ///
+    /// # Errors
+    ///
+    /// Any [`FormatError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes, "key bundle");
+        let version = reader.u8()?;
+        if version > BUNDLE_VERSION {
+            let (found, supported) = (version.into(), BUNDLE_VERSION.into());
+            return Err(FormatError::NewerVersion { found, supported });
+        }
+        let master = Secret(reader.array()?);
+        let count = reader.count(EPOCHS_MAX, 36, "key epochs")?;
+        let mut epochs: Vec<(u32, Secret)> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let epoch = (reader.u32()?, Secret(reader.array()?));
+            if epochs.last().is_some_and(|last| last.0 >= epoch.0) {
+                return Err(FormatError::Inconsistent { what: "key epochs" });
+            }
+            epochs.push(epoch);
+        }
+        reader.finish()?;
+        if epochs.is_empty() {
+            return Err(FormatError::Inconsistent { what: "key epochs" });
+        }
+        Ok(Self { master, epochs })
+    }
+}
+
+/// What the keys of one epoch seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Data,
+    Meta,
+    Segment,
+    Record,
+}
+
+#[derive(Debug)]
+struct EpochKeys {
+    epoch: u32,
+    data: Secret,
+    meta: Secret,
+    segment: Secret,
+    record: Secret,
+}
+
+/// Every key derived from a [`KeyBundle`], ready for use.
+#[derive(Debug)]
+pub struct Keys {
+    id_data: Secret,
+    id_meta: Secret,
+    config_mac: Secret,
+    page_cut: Secret,
+    gear: GearTable,
+    epochs: Vec<EpochKeys>,
+}
+
+fn derive(context: &str, key: &Secret) -> Secret {
+    Secret(blake3::derive_key(context, key.expose()))
+}
+
+impl Keys {
+    /// Derives all keys.
+    pub fn new(bundle: &KeyBundle) -> Self {
+        let master = &bundle.master;
+        Self {
+            id_data: derive("salvor v1 id data", master),
+            id_meta: derive("salvor v1 id meta", master),
+            config_mac: derive("salvor v1 config mac", master),
+            page_cut: derive("salvor v1 page cut", master),
+            gear: GearTable::derive(master.expose()),
+            epochs: bundle
+                .epochs
+                .iter()
+                .map(|(epoch, key)| EpochKeys {
+                    epoch: *epoch,
+                    data: derive("salvor v1 seal data", key),
+                    meta: derive("salvor v1 seal meta", key),
+                    segment: derive("salvor v1 seal segment", key),
+                    record: derive("salvor v1 seal record", key),
+                })
+                .collect(),
+        }
+    }
+
+    /// The id of a chunk. Data and metadata have id keys of their own, so a chunk of one kind
+    /// cannot be passed off as one of the other.
+    pub fn chunk_id(&self, kind: PackKind, plain: &[u8]) -> ChunkId {
+        let key = match kind {
+            PackKind::Data => &self.id_data,
+            PackKind::Meta => &self.id_meta,
+        };
+        ChunkId(*blake3::keyed_hash(key.expose(), plain).as_bytes())
+    }
+
+    /// The secret table that content-defined chunking of this repository uses.
+    pub const fn gear(&self) -> &GearTable {
+        &self.gear
+    }
+
+    /// Where tree pages of this repository end.
+    pub const fn page_cutter(&self) -> PageCutter {
+        PageCutter::new(*self.page_cut.expose())
+    }
+
+    /// The epoch that new objects are sealed under.
+    pub fn newest_epoch(&self) -> u32 {
+        self.epochs.last().map_or(0, |keys| keys.epoch)
+    }
+
+    pub(crate) const fn config_mac(&self) -> &[u8; 32] {
+        self.config_mac.expose()
+    }
+
+    /// The root that object keys of `purpose` derive from.
+    pub(crate) fn root(&self, purpose: Purpose, epoch: u32) -> Result<&[u8; 32], FormatError> {
+        let keys = self
+            .epochs
+            .iter()
+            .find(|keys| keys.epoch == epoch)
+            .ok_or(FormatError::UnknownEpoch { epoch })?;
+        Ok(match purpose {
+            Purpose::Data => keys.data.expose(),
+            Purpose::Meta => keys.meta.expose(),
+            Purpose::Segment => keys.segment.expose(),
+            Purpose::Record => keys.record.expose(),
+        })
+    }
+}

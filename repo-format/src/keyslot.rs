@@ -1,0 +1,215 @@
+//! A key slot: the key bundle wrapped under a passphrase or a key file.
+//!
+//! Any slot opens the repository. Changing a passphrase writes a new slot and removes the old
+//! one; no other object is touched.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use zeroize::Zeroizing;
+
+use crate::bytes::{Put, Reader};
+use crate::error::{FormatError, check_suite, check_version};
+use crate::id::{RepositoryId, SlotId};
+use crate::keys::KeyBundle;
+use crate::limits::{
+    ARGON2_KIB_MAX, ARGON2_PASSES_MAX, EPOCHS_MAX, FORMAT_VERSION, TEXT_BYTES_MAX,
+};
+use crate::seal::{DerivedKey, SUITE};
+
+const MAGIC: &[u8; 4] = b"SVKS";
+const WRAPPED_MAX: u64 = 64 + EPOCHS_MAX * 36 + 16;
+
+/// How a slot's secret becomes a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kdf {
+    /// A passphrase, through Argon2id.
+    Argon2id {
+        /// Memory in KiB.
+        memory_kib: u32,
+        /// Passes over it.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+    },
+    /// 32 or more random bytes from a key file, taken as they are.
+    KeyFile,
+}
+
+impl Default for Kdf {
+    /// The second recommended choice of RFC 9106: 64 MiB, 3 passes, 4 lanes.
+    fn default() -> Self {
+        Self::Argon2id { memory_kib: 64 << 10, passes: 3, lanes: 4 }
+    }
+}
+
+/// One stored key slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySlot {
+    /// How its secret becomes a key.
+    pub kdf: Kdf,
+    /// What a person calls it. Stored in the clear.
+    pub label: String,
+    /// Seconds since 1970, for people. Stored in the clear.
+    pub created_s: u64,
+    salt: [u8; 32],
+    commitment: [u8; 32],
+    wrapped: Vec<u8>,
+}
+
+impl KeySlot {
+    /// Wraps `bundle` under `secret`. `salt` must be fresh random bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Limit`], [`FormatError::Inconsistent`] for parameters out of bounds.
+    pub fn wrap(
+        bundle: &KeyBundle,
+        place: (&RepositoryId, &SlotId),
+        secret: &[u8],
+        kdf: Kdf,
+        salt: [u8; 32],
+        label: (String, u64),
+    ) -> Result<Self, FormatError> {
+        let derived = derive(kdf, secret, &salt)?;
+        let mut wrapped = bundle.encode();
+        let tag = derived.seal.seal(0, &aad(place), &mut wrapped);
+        wrapped.extend_from_slice(&tag);
+        Ok(Self {
+            kdf,
+            label: label.0,
+            created_s: label.1,
+            salt,
+            commitment: derived.commitment,
+            wrapped: wrapped.to_vec(),
+        })
+    }
+
+    /// Opens the slot.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::WrongKey`] if `secret` is not this slot's; [`FormatError::Unauthentic`] if it
+    /// is and the slot is damaged.
+    pub fn unwrap(
+        &self,
+        place: (&RepositoryId, &SlotId),
+        secret: &[u8],
+    ) -> Result<KeyBundle, FormatError> {
+        let key = derive(self.kdf, secret, &self.salt)?.committed(&self.commitment)?;
+        let mut wrapped = Zeroizing::new(self.wrapped.clone());
+        let plain = key.open(0, &aad(place), &mut wrapped)?;
+        KeyBundle::decode(plain)
+    }
+
+    /// The slot's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.raw(MAGIC);
+        out.u16(FORMAT_VERSION);
+        out.u16(SUITE);
+        match self.kdf {
+            Kdf::Argon2id { memory_kib, passes, lanes } => {
+                out.u8(1);
+                for number in [memory_kib, passes, lanes] {
+                    out.u32(number);
+                }
+            }
+            Kdf::KeyFile => {
+                out.u8(2);
+                out.raw(&[0; 12]);
+            }
+        }
+        out.raw(&self.salt);
+        out.raw(&self.commitment);
+        out.u64(self.created_s);
+        out.blob(self.label.as_bytes());
+        out.blob(&self.wrapped);
+        let checksum = blake3::hash(&out);
+        out.raw(&checksum.as_bytes()[..8]);
+        out
+    }
+
+    /// Decodes a slot.
+    ///
+    /// # Errors
+    ///
+    /// Any [`FormatError`]; [`FormatError::Checksum`] tells damage from a wrong passphrase.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut head = Reader::new(bytes, "key slot");
+        if head.take(4)? != MAGIC {
+            return Err(FormatError::BadMagic { expected: "key slot" });
+        }
+        check_version(head.u16()?)?;
+        let (covered, checksum) =
+            bytes.split_last_chunk::<8>().ok_or(FormatError::Truncated { what: "key slot" })?;
+        if *checksum != blake3::hash(covered).as_bytes()[..8] {
+            return Err(FormatError::Checksum);
+        }
+        let mut reader = Reader::new(covered, "key slot");
+        reader.take(6)?;
+        check_suite(reader.u16()?)?;
+        let kdf = read_kdf(&mut reader)?;
+        let salt = reader.array()?;
+        let commitment = reader.array()?;
+        let created_s = reader.u64()?;
+        let label = reader.text(TEXT_BYTES_MAX, "label of a key slot")?;
+        let wrapped = reader.blob(WRAPPED_MAX, "wrapped keys")?.to_vec();
+        reader.finish()?;
+        Ok(Self { kdf, label, created_s, salt, commitment, wrapped })
+    }
+}
+
+fn read_kdf(reader: &mut Reader<'_>) -> Result<Kdf, FormatError> {
+    let code = reader.u8()?;
+    let [memory_kib, passes, lanes] = [reader.u32()?, reader.u32()?, reader.u32()?];
+    match code {
+        1 => {
+            let kdf = Kdf::Argon2id { memory_kib, passes, lanes };
+            check_argon2(kdf).map(|()| kdf)
+        }
+        2 => Ok(Kdf::KeyFile),
+        // KMS and recipient slots are to come; an older program opens the slots it knows.
+        other => Err(FormatError::UnknownFeature {
+            feature: format!("key slot type {other}"),
+            operation: "open this slot",
+        }),
+    }
+}
+
+fn check_argon2(kdf: Kdf) -> Result<(), FormatError> {
+    let Kdf::Argon2id { memory_kib, passes, lanes } = kdf else { return Ok(()) };
+    let limits = [
+        ("Argon2id memory in KiB", memory_kib, ARGON2_KIB_MAX),
+        ("Argon2id passes", passes, ARGON2_PASSES_MAX),
+        ("Argon2id lanes", lanes, 64),
+    ];
+    for (what, found, limit) in limits {
+        if found > limit {
+            return Err(FormatError::Limit { what, found: found.into(), limit: limit.into() });
+        }
+    }
+    Ok(())
+}
+
+fn derive(kdf: Kdf, secret: &[u8], salt: &[u8; 32]) -> Result<DerivedKey, FormatError> {
+    let mut root = Zeroizing::new([0u8; 32]);
+    match kdf {
+        Kdf::Argon2id { memory_kib, passes, lanes } => {
+            check_argon2(kdf)?;
+            let broken = FormatError::Inconsistent { what: "Argon2id parameters" };
+            let params =
+                Params::new(memory_kib, passes, lanes, Some(32)).map_err(|_| broken.clone())?;
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                .hash_password_into(secret, salt, root.as_mut_slice())
+                .map_err(|_| broken)?;
+        }
+        Kdf::KeyFile => {
+            let mut hasher = blake3::Hasher::new_derive_key("salvor v1 key file");
+            root.copy_from_slice(hasher.update(secret).finalize().as_bytes());
+        }
+    }
+    Ok(DerivedKey::new(&root, &[b"salvor slot", salt]))
+}
+
+fn aad(place: (&RepositoryId, &SlotId)) -> Vec<u8> {
+    [b"salvor slot".as_slice(), place.0.as_bytes(), place.1.as_bytes()].concat()
+}
