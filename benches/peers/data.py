@@ -42,7 +42,7 @@ IMAGE_UUID = "6d1a7f0e-53c1-4b8e-9d43-0c5f2b8f1a11"
 
 @dataclass
 class DataSet:
-    """One data set on disk. `rate_bytes` is what a rate is reckoned by: allocated bytes of an image, contents of a tree."""
+    """One data set on disk. Rates go by `rate_bytes`: the allocated bytes of an image, the contents of a tree."""
 
     name: str
     path: str
@@ -59,7 +59,8 @@ class DataSet:
         what = f"{self.files:,} files, " if self.is_tree else f"{self.logical_bytes / 1e9:.2f} GB, "
         text = f"{self.name}: {what}{self.rate_bytes / 1e9:.3f} GB {'of contents' if self.is_tree else 'allocated'}"
         if self.zstd1_bytes:
-            text += f", zstd -1 takes it to {self.zstd1_bytes / 1e9:.3f} GB (ratio {self.rate_bytes / self.zstd1_bytes:.2f})"
+            ratio = self.rate_bytes / self.zstd1_bytes
+            text += f", zstd -1 takes it to {self.zstd1_bytes / 1e9:.3f} GB (ratio {ratio:.2f})"
         if self.changed_bytes:
             text += f", {self.changed_bytes / 1e6:.1f} MB changed"
         return text
@@ -104,10 +105,36 @@ class DataSets:
         with open(image, "wb") as file:
             file.truncate(scaled(IMAGE_BYTES, self.scale, 1 << 20))
         made = subprocess.run(
-            ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-i", "16384", "-L", "bench", "-U", IMAGE_UUID,
-             "-E", f"hash_seed={IMAGE_UUID},lazy_itable_init=1,root_owner=0:0", "-d", stage, image],
-            env={**os.environ, "E2FSPROGS_FAKE_TIME": "1700000000", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-            capture_output=True, text=True, check=False,
+            [
+                "mke2fs",
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-b",
+                "4096",
+                "-m",
+                "1",
+                "-i",
+                "16384",
+                "-L",
+                "bench",
+                "-U",
+                IMAGE_UUID,
+                "-E",
+                f"hash_seed={IMAGE_UUID},lazy_itable_init=1,root_owner=0:0",
+                "-d",
+                stage,
+                image,
+            ],
+            env={
+                **os.environ,
+                "E2FSPROGS_FAKE_TIME": "1700000000",
+                "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if made.returncode != 0:
             raise OSError(f"mke2fs failed: {made.stderr.strip()}")
@@ -115,16 +142,19 @@ class DataSets:
         return image_facts("image", image)
 
     def image_files(self):
-        """Whole folders in hash order until the wanted number of bytes is reached on 4 KiB blocks."""
+        """Whole folders, the system's first, until the wanted number of bytes is reached on 4 KiB blocks."""
         wanted = IMAGE_CONTENT_BYTES * self.scale
-        for group in pick.unique(pick.folders()):
+        for group in pick.unique(pick.folders(system_first=True)):
             for file in group:
                 if wanted <= 0:
                     return
                 if file.size <= IMAGE_CONTENT_BYTES * self.scale / 20:
                     wanted -= -(-file.size // PAGE_BYTES) * PAGE_BYTES
                     yield file
-        print(f"  this machine has {wanted / 1e9:.2f} GB too little for the image: it becomes smaller", flush=True)
+        print(
+            f"  this machine has {wanted / 1e9:.2f} GB too little for the image: it becomes smaller",
+            flush=True,
+        )
 
     def make_changed(self, place):
         """A copy of the image with clustered extents overwritten by bytes that do not compress."""
@@ -155,10 +185,10 @@ class DataSets:
         return image_facts("random", image, compressibility=False)
 
     def make_tree(self, place):
-        """Whole folders in hash order until there are enough files, all cut at the length that gives the wanted total."""
+        """Whole folders in hash order until there are enough files, all cut at one length that gives the total."""
         count = max(1, round(TREE_FILES * self.scale))
         files = []
-        for group in pick.unique(pick.folders()):
+        for group in pick.unique(pick.folders(system_first=False)):
             files += group[: count - len(files)]
             if len(files) == count:
                 break
@@ -246,10 +276,14 @@ def page_down(value):
 
 
 def image_facts(name, image, compressibility=True):
-    """Sizes of an image, and how far zstd -1 takes its data where that tool is installed."""
-    found = os.stat(image)
+    """Sizes of an image, and how far zstd -1 takes its data where that tool is installed.
+
+    Its allocated bytes are those that SEEK_DATA finds: blocks set aside but never written hold nothing to back up.
+    """
+    with open(image, "rb") as file:
+        allocated = sum(length for _, length in data_extents(file.fileno()))
     zstd1_bytes = zstd_size(image) if compressibility and shutil.which("zstd") else None
-    return DataSet(name, str(image), False, found.st_size, found.st_blocks * 512, zstd1_bytes=zstd1_bytes)
+    return DataSet(name, str(image), False, os.path.getsize(image), allocated, zstd1_bytes=zstd1_bytes)
 
 
 def zstd_size(image):

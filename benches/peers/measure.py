@@ -66,8 +66,13 @@ def run(argv, *, cwd, env, log, timeout_s, sync_path):
         busy_before = busy_cpu_s()
         started = time.monotonic()
         process = subprocess.Popen(
-            [str(word) for word in argv], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            [str(word) for word in argv],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         status, usage = wait(process, started + timeout_s)
         wall_s = time.monotonic() - started
@@ -76,9 +81,14 @@ def run(argv, *, cwd, env, log, timeout_s, sync_path):
         raise CommandFailed(f"{' '.join(map(str, argv))}: exit code {status}\n{tail(log)}")
     own_s = usage.ru_utime + usage.ru_stime
     return Cost(
-        wall_s=wall_s, sync_s=sync_seconds(sync_path), user_s=usage.ru_utime, sys_s=usage.ru_stime,
-        max_rss_bytes=usage.ru_maxrss * 1024, read_bytes=usage.ru_inblock * 512,
-        written_bytes=usage.ru_oublock * 512, other_cpu_s=max(0.0, busy_s - own_s),
+        wall_s=wall_s,
+        sync_s=sync_seconds(sync_path),
+        user_s=usage.ru_utime,
+        sys_s=usage.ru_stime,
+        max_rss_bytes=usage.ru_maxrss * 1024,
+        read_bytes=usage.ru_inblock * 512,
+        written_bytes=usage.ru_oublock * 512,
+        other_cpu_s=max(0.0, busy_s - own_s),
     )
 
 

@@ -1,6 +1,7 @@
 //! Little-endian reading and writing with every length checked before it is believed.
 
 use crate::error::FormatError;
+use crate::limits::TEXT_BYTES_MAX;
 
 /// Reads fields from the front of a byte slice. Nothing it does can panic or allocate more than
 /// the bytes it was given.
@@ -101,8 +102,7 @@ impl<'a> Reader<'a> {
         item_bytes: usize,
         what: &'static str,
     ) -> Result<usize, FormatError> {
-        let count = usize::try_from(self.bounded(limit, what)?)
-            .map_err(|_| FormatError::Inconsistent { what })?;
+        let count = to_usize(self.bounded(limit, what)?);
         if count.checked_mul(item_bytes).is_none_or(|bytes| bytes > self.remaining()) {
             return Err(FormatError::Truncated { what });
         }
@@ -119,6 +119,32 @@ impl<'a> Reader<'a> {
     pub(crate) fn text(&mut self, limit: u64, what: &'static str) -> Result<String, FormatError> {
         let bytes = self.blob(limit, what)?;
         String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::Inconsistent { what })
+    }
+
+    /// A byte that is 0 or 1.
+    pub(crate) fn flag(&mut self) -> Result<bool, FormatError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(FormatError::Inconsistent { what: "a flag other than 0 and 1" }),
+        }
+    }
+
+    /// Bytes kept for later versions: zeroes in this one.
+    pub(crate) fn zeroes(&mut self, len: usize) -> Result<(), FormatError> {
+        if self.take(len)?.iter().all(|byte| *byte == 0) {
+            Ok(())
+        } else {
+            Err(FormatError::Inconsistent { what: "reserved bytes other than 0" })
+        }
+    }
+
+    /// A [`Self::flag`] and an array, which is zeroes if the flag is 0.
+    pub(crate) fn optional<const N: usize>(&mut self) -> Result<Option<[u8; N]>, FormatError> {
+        if self.flag()? {
+            return self.array().map(Some);
+        }
+        self.zeroes(N).map(|()| None)
     }
 
     /// Nothing may follow.
@@ -174,6 +200,18 @@ pub(crate) trait Put {
         self.varint(len_u64(bytes.len()));
         self.raw(bytes);
     }
+
+    /// A [`Put::blob`] of at most [`TEXT_BYTES_MAX`] bytes: what is longer is cut, so that no
+    /// record is written that cannot be read.
+    fn text(&mut self, text: &str) {
+        let end = text.floor_char_boundary(to_usize(TEXT_BYTES_MAX));
+        self.blob(text.get(..end).unwrap_or_default().as_bytes());
+    }
+
+    fn optional<const N: usize>(&mut self, bytes: Option<&[u8; N]>) {
+        self.u8(bytes.is_some().into());
+        self.raw(bytes.unwrap_or(&[0; N]));
+    }
 }
 
 impl Put for Vec<u8> {
@@ -182,9 +220,40 @@ impl Put for Vec<u8> {
     }
 }
 
-/// A length as a number of the format. `usize` has at most 64 bits on every target of ours.
+const _: () = assert!(usize::BITS == 64, "lengths of the format are u64 and held as usize");
+
+/// A length as a number of the format.
+#[expect(clippy::as_conversions, reason = "usize has 64 bits: asserted above")]
 pub(crate) const fn len_u64(len: usize) -> u64 {
     len as u64
+}
+
+/// A number of the format as a length.
+#[expect(clippy::as_conversions, reason = "usize has 64 bits: asserted above")]
+#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits: asserted above")]
+pub(crate) const fn to_usize(len: u64) -> usize {
+    len as usize
+}
+
+/// A length as a number of 32 bits, for what the limits keep far below that.
+pub(crate) fn len_u32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Length of a [`checksum`].
+pub(crate) const CHECKSUM_LEN: usize = 8;
+
+/// The front of BLAKE3: tells damage in what is stored in the clear. It has no key and proves
+/// nothing about who wrote the bytes.
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
+    blake3::hash(bytes).as_bytes().first_chunk().copied().unwrap_or_default()
+}
+
+/// The bytes before a trailing [`checksum`] that fits them.
+pub(crate) fn checked<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], FormatError> {
+    let (covered, found) =
+        bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(FormatError::Truncated { what })?;
+    if *found == checksum(covered) { Ok(covered) } else { Err(FormatError::Checksum) }
 }
 
 #[cfg(test)]

@@ -4,13 +4,19 @@
 //! is kept in pages, so that a new version rewrites only what changed.
 
 use crate::bytes::{Put, Reader, len_u64};
-use crate::error::FormatError;
+use crate::error::{FormatError, check_record_version};
 use crate::id::{PackName, SessionId, SnapshotId};
-use crate::limits::{CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX};
+use crate::limits::{
+    CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX, RECORD_VERSION,
+};
 use crate::session::{SegmentRef, put_name, read_name};
 use crate::snapshot::Snapshot;
 
-const VERSION: u8 = 1;
+/// Bytes of the shortest snapshot with the catalog version beside it.
+const ROW_LEN_MIN: usize = 8 + Snapshot::LEN_MIN;
+
+/// Rows that are reserved before they are read: a decoded row is larger than its bytes.
+const ROWS_RESERVED: usize = 4096;
 
 /// A page of the snapshot list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +49,18 @@ pub struct Condemned {
     pub since: u64,
 }
 
+/// A session whose register was folded in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Folded {
+    /// The session.
+    pub session: SessionId,
+    /// When, in seconds since 1970. The row is dropped a day after both of its objects are gone,
+    /// so that no request still under way can bring one back unnoticed.
+    pub at_s: u64,
+}
+
 /// One version of the catalog, the snapshot list apart.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
     /// Version, from 0.
     pub n: u64,
@@ -58,7 +74,7 @@ pub struct Catalog {
     /// leading bits of its id. `None`: no snapshots there.
     pub pages: Vec<Option<PageRef>>,
     /// Sessions whose register was folded in and whose objects are not all gone yet.
-    pub folded: Vec<SessionId>,
+    pub folded: Vec<Folded>,
     /// Forgotten snapshots.
     pub dying: Vec<Dying>,
     /// Condemned packs.
@@ -69,10 +85,28 @@ pub struct Catalog {
     pub bad: Vec<PackName>,
 }
 
+impl Default for Catalog {
+    /// Version 0 of an empty repository: one page, which has no snapshots.
+    fn default() -> Self {
+        Self {
+            n: 0,
+            previous: [0; 32],
+            created_s: 0,
+            segments: Vec::new(),
+            pages: vec![None],
+            folded: Vec::new(),
+            dying: Vec::new(),
+            condemned: Vec::new(),
+            dead: Vec::new(),
+            bad: Vec::new(),
+        }
+    }
+}
+
 impl Catalog {
     /// The catalog's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![RECORD_VERSION];
         out.u64(self.n);
         out.raw(&self.previous);
         out.u64(self.created_s);
@@ -82,8 +116,9 @@ impl Catalog {
         }
         self.put_pages(&mut out);
         out.varint(len_u64(self.folded.len()));
-        for session in &self.folded {
-            out.raw(session.as_bytes());
+        for folded in &self.folded {
+            out.raw(folded.session.as_bytes());
+            out.u64(folded.at_s);
         }
         out.varint(len_u64(self.dying.len()));
         for dying in &self.dying {
@@ -124,16 +159,16 @@ impl Catalog {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "catalog");
-        check_version(reader.u8()?)?;
+        check_record_version(reader.u8()?)?;
         let n = reader.u64()?;
         let previous = reader.array()?;
         let created_s = reader.u64()?;
         let segments = read_rows(&mut reader, SegmentRef::LEN, "segments", SegmentRef::read)?;
         let pages = read_pages(&mut reader)?;
-        let folded = read_rows(&mut reader, SessionId::LEN, "folded sessions", |reader| {
-            reader.array().map(SessionId)
+        let folded = read_rows(&mut reader, 24, "folded sessions", |reader| {
+            Ok(Folded { session: SessionId(reader.array()?), at_s: reader.u64()? })
         })?;
-        let dying = read_rows(&mut reader, 100, "forgotten snapshots", |reader| {
+        let dying = read_rows(&mut reader, ROW_LEN_MIN, "forgotten snapshots", |reader| {
             Ok(Dying { since: reader.u64()?, snapshot: Snapshot::read(reader)? })
         })?;
         let condemned = read_rows(&mut reader, 28, "condemned packs", |reader| {
@@ -160,14 +195,15 @@ fn read_pages(reader: &mut Reader<'_>) -> Result<Vec<Option<PageRef>>, FormatErr
     }
     let mut pages = Vec::with_capacity(count);
     for _ in 0..count {
-        pages.push(match reader.u8()? {
-            0 => None,
-            _ => Some(PageRef {
+        pages.push(if reader.flag()? {
+            Some(PageRef {
                 n: reader.u64()?,
                 nonce: reader.u64()?,
                 snapshots: reader.u32()?,
                 digest: reader.array()?,
-            }),
+            })
+        } else {
+            None
         });
     }
     Ok(pages)
@@ -181,7 +217,7 @@ fn read_rows<T>(
     mut row: impl FnMut(&mut Reader<'_>) -> Result<T, FormatError>,
 ) -> Result<Vec<T>, FormatError> {
     let count = reader.count(CATALOG_ROWS_MAX, row_bytes, what)?;
-    let mut rows = Vec::with_capacity(count);
+    let mut rows = Vec::with_capacity(count.min(ROWS_RESERVED));
     for _ in 0..count {
         rows.push(row(reader)?);
     }
@@ -199,7 +235,7 @@ pub struct Listed {
 
 /// Encodes a page of the snapshot list, ascending by snapshot id.
 pub fn encode_page(rows: &[Listed]) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let mut out = vec![RECORD_VERSION];
     out.varint(len_u64(rows.len()));
     for row in rows {
         out.u64(row.since);
@@ -215,9 +251,10 @@ pub fn encode_page(rows: &[Listed]) -> Vec<u8> {
 /// Any [`FormatError`].
 pub fn decode_page(bytes: &[u8]) -> Result<Vec<Listed>, FormatError> {
     let mut reader = Reader::new(bytes, "catalog page");
-    check_version(reader.u8()?)?;
-    let count = reader.count(CATALOG_PAGE_SNAPSHOTS_MAX, 100, "snapshots of a catalog page")?;
-    let mut rows: Vec<Listed> = Vec::with_capacity(count.min(4096));
+    check_record_version(reader.u8()?)?;
+    let count =
+        reader.count(CATALOG_PAGE_SNAPSHOTS_MAX, ROW_LEN_MIN, "snapshots of a catalog page")?;
+    let mut rows: Vec<Listed> = Vec::with_capacity(count.min(ROWS_RESERVED));
     for _ in 0..count {
         let row = Listed { since: reader.u64()?, snapshot: Snapshot::read(&mut reader)? };
         if rows.last().is_some_and(|last| last.snapshot.id >= row.snapshot.id) {
@@ -229,9 +266,100 @@ pub fn decode_page(bytes: &[u8]) -> Result<Vec<Listed>, FormatError> {
     Ok(rows)
 }
 
-fn check_version(version: u8) -> Result<(), FormatError> {
-    if version > VERSION {
-        return Err(FormatError::NewerVersion { found: version.into(), supported: VERSION.into() });
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn page_ref() -> impl Strategy<Value = PageRef> {
+        (any::<u64>(), any::<u64>(), any::<u32>(), any::<[u8; 32]>())
+            .prop_map(|(n, nonce, snapshots, digest)| PageRef { n, nonce, snapshots, digest })
     }
-    Ok(())
+
+    prop_compose! {
+        fn catalog()(
+            (n, previous, created_s) in any::<(u64, [u8; 32], u64)>(),
+            segments in proptest::collection::vec(testing::segment_ref(), 0..3),
+            pages in (0u32..4).prop_flat_map(|log2| {
+                proptest::collection::vec(proptest::option::of(page_ref()), 1 << log2)
+            }),
+            folded in proptest::collection::vec(testing::session_id(), 0..3),
+            dying in proptest::collection::vec((any::<u64>(), testing::snapshot()), 0..3),
+            condemned in proptest::collection::vec((testing::object_name(), any::<u64>()), 0..3),
+            dead in proptest::collection::vec(testing::object_name(), 0..3),
+            bad in proptest::collection::vec(testing::object_name(), 0..3),
+        ) -> Catalog {
+            let dying = dying.into_iter().map(|(since, snapshot)| Dying { since, snapshot });
+            let condemned = condemned.into_iter().map(|(pack, since)| Condemned { pack, since });
+            Catalog {
+                n, previous, created_s, segments, pages, folded,
+                dying: dying.collect(), condemned: condemned.collect(), dead, bad,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_catalog_is_read_back_as_it_was(catalog in catalog()) {
+            prop_assert_eq!(Catalog::decode(&catalog.encode()).unwrap(), catalog);
+        }
+
+        #[test]
+        fn a_page_is_read_back_as_it_was(
+            rows in proptest::collection::vec((any::<u64>(), testing::snapshot()), 0..4),
+        ) {
+            let mut rows: Vec<Listed> =
+                rows.into_iter().map(|(since, snapshot)| Listed { since, snapshot }).collect();
+            rows.sort_by_key(|row| row.snapshot.id);
+            rows.dedup_by_key(|row| row.snapshot.id);
+            prop_assert_eq!(decode_page(&encode_page(&rows)).unwrap(), rows);
+        }
+
+        #[test]
+        fn a_page_holds_one_run_of_ids(a in any::<[u8; 16]>(), b in any::<[u8; 16]>(), log2 in 0..13) {
+            let (low, high) = (SessionId(a.min(b)), SessionId(a.max(b)));
+            let pages = 1 << log2;
+            prop_assert!(page_of(&low, pages) <= page_of(&high, pages));
+            prop_assert!(page_of(&high, pages) < pages);
+        }
+    }
+
+    #[test]
+    fn the_first_catalog_is_read_back() {
+        let first = Catalog::default();
+        assert_eq!(Catalog::decode(&first.encode()).unwrap(), first);
+    }
+
+    #[test]
+    fn a_damaged_catalog_is_refused_or_another_catalog() {
+        let page = PageRef { n: 4, nonce: 5, snapshots: 6, digest: [7; 32] };
+        let catalog = Catalog {
+            n: 5,
+            pages: vec![None, Some(page)],
+            folded: vec![SessionId([1; 16])],
+            condemned: vec![Condemned { pack: testing::name(1), since: 3 }],
+            dead: vec![testing::name(2)],
+            ..Catalog::default()
+        };
+        let decode = |bytes: &[u8]| Catalog::decode(bytes);
+        testing::refuses_damage_or_is_canonical(&catalog.encode(), decode, Catalog::encode);
+    }
+
+    #[test]
+    fn a_page_list_that_is_no_power_of_two_is_refused() {
+        for pages in [0, 3, 5, 4095] {
+            let catalog = Catalog { pages: vec![None; pages], ..Catalog::default() };
+            assert!(Catalog::decode(&catalog.encode()).is_err(), "{pages} pages");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_id_space_are_on_the_first_and_last_page() {
+        for pages in [1, 2, 4096] {
+            assert_eq!(page_of(&SessionId([0; 16]), pages), 0);
+            assert_eq!(page_of(&SessionId([0xff; 16]), pages), pages - 1);
+        }
+    }
 }

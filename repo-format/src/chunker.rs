@@ -4,6 +4,8 @@
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::bytes::to_usize;
+
 /// The secret table that drives the rolling hash.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct GearTable {
@@ -20,10 +22,10 @@ impl std::fmt::Debug for GearTable {
 impl GearTable {
     pub(crate) fn derive(master: &[u8; 32]) -> Self {
         let mut bytes = vec![0u8; 256 * 8];
-        blake3::Hasher::new_derive_key("salvor v1 gear")
-            .update(master)
-            .finalize_xof()
-            .fill(&mut bytes);
+        let mut hasher = blake3::Hasher::new_derive_key("salvor v1 gear");
+        hasher.update(master);
+        hasher.finalize_xof().fill(&mut bytes);
+        hasher.zeroize();
         let table: Vec<u64> = bytes
             .chunks_exact(8)
             .map(|word| word.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
@@ -77,7 +79,7 @@ pub struct Chunker {
 impl Chunker {
     /// A chunker for one repository.
     pub fn new(gear: &GearTable, sizes: ChunkSizes) -> Self {
-        let (strict, relaxed) = select_masks(sizes.avg as usize, Normalization::Level1);
+        let (strict, relaxed) = select_masks(to_usize(sizes.avg.into()), Normalization::Level1);
         Self { gear: gear.clone(), sizes, strict, relaxed }
     }
 
@@ -86,14 +88,16 @@ impl Chunker {
     ///
     /// How a caller splits its input never moves a cut. Empty `bytes` give `None`.
     pub fn next_cut(&self, bytes: &[u8], is_last: bool) -> Option<usize> {
-        if bytes.is_empty() || (bytes.len() < self.sizes.max as usize && !is_last) {
+        let [min, avg, max] =
+            [self.sizes.min, self.sizes.avg, self.sizes.max].map(|size| to_usize(size.into()));
+        if bytes.is_empty() || (bytes.len() < max && !is_last) {
             return None;
         }
         let (_, len) = cut_gear(
             bytes,
-            self.sizes.min as usize,
-            self.sizes.avg as usize,
-            self.sizes.max as usize,
+            min,
+            avg,
+            max,
             self.strict,
             self.relaxed,
             self.strict << 1,

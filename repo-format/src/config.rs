@@ -3,15 +3,16 @@
 //! It is in the clear, for its version and features decide whether a key is worth asking for; a
 //! checksum tells damage, a MAC under the repository's keys tells forgery.
 
-use crate::bytes::{Put, Reader, len_u64};
+use crate::bytes::{CHECKSUM_LEN, Put, Reader, checked, checksum, len_u64};
 use crate::chunker::ChunkSizes;
 use crate::error::{FormatError, check_version};
 use crate::id::RepositoryId;
 use crate::keys::Keys;
-use crate::limits::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, FORMAT_VERSION};
+use crate::limits::{
+    CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, FEATURE_BYTES_MAX, FEATURES_MAX, FORMAT_VERSION,
+};
 
 const MAGIC: &[u8; 8] = b"SALVOR\0\x01";
-const FEATURES_MAX: u64 = 64;
 
 /// What one wants to do with a repository: an unknown feature forbids only what it concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,8 @@ impl Config {
         }
         let mac = blake3::keyed_hash(keys.config_mac(), &out);
         out.raw(mac.as_bytes());
-        let checksum = blake3::hash(&out);
-        out.raw(&checksum.as_bytes()[..8]);
+        let checksum = checksum(&out);
+        out.raw(&checksum);
         out
     }
 
@@ -98,14 +99,10 @@ impl Config {
         if reader.take(8)? != MAGIC {
             return Err(FormatError::BadMagic { expected: "Salvor repository's config" });
         }
-        check_version(reader.u16()?)?;
-        let (covered, checksum) =
-            bytes.split_last_chunk::<8>().ok_or(FormatError::Truncated { what: "config" })?;
-        if *checksum != blake3::hash(covered).as_bytes()[..8] {
-            return Err(FormatError::Checksum);
-        }
+        let covered = checked(bytes, "config")?;
         let mut reader = Reader::new(covered, "config");
-        reader.take(10)?;
+        reader.take(8)?;
+        check_version(reader.u16()?)?;
         let repository = RepositoryId(reader.array()?);
         let created_s = reader.u64()?;
         let chunk_log2 = reader.u8()?;
@@ -127,7 +124,7 @@ impl Config {
     /// [`FormatError::Unauthentic`].
     pub fn authenticate(bytes: &[u8], keys: &Keys) -> Result<(), FormatError> {
         let truncated = FormatError::Truncated { what: "config" };
-        let (covered, _) = bytes.split_last_chunk::<8>().ok_or(truncated.clone())?;
+        let (covered, _) = bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(truncated.clone())?;
         let (covered, mac) = covered.split_last_chunk::<32>().ok_or(truncated)?;
         if blake3::keyed_hash(keys.config_mac(), covered) != *mac {
             return Err(FormatError::Unauthentic);
@@ -161,5 +158,5 @@ const KNOWN_FEATURES: &[&str] = &[];
 
 fn read_features(reader: &mut Reader<'_>) -> Result<Vec<String>, FormatError> {
     let count = reader.count(FEATURES_MAX, 1, "features")?;
-    (0..count).map(|_| reader.text(64, "name of a feature")).collect()
+    (0..count).map(|_| reader.text(FEATURE_BYTES_MAX, "name of a feature")).collect()
 }

@@ -1,31 +1,32 @@
 //! Sealed small objects: sessions, commits, catalogs and their pages.
 //!
 //! ```text
-//! magic 4 | version u16 | suite u16 | kind u8 | 0 × 3 | key epoch u32 | salt 32 | commitment 32 | ciphertext | tag
+//! magic 4 | version u16 | suite u16 | 0 × 4 | key epoch u32 | salt 32 | commitment 32 | checksum 8 | ciphertext | tag
 //! ```
 //!
-//! The plain text is a frame (see [`crate::frame`]'s layout). The additional data binds the
+//! The plain text is codec, length and payload, as in a frame (see [`crate::frame`]). The additional data binds the
 //! object to its repository and its name, so that none can be moved or passed off as another.
 
 use zstd::bulk::{Compressor, Decompressor};
 
-use crate::bytes::{Put, Reader, len_u64};
+use crate::bytes::{Put, Reader, checked, checksum, len_u32, len_u64, to_usize};
 use crate::error::{FormatError, check_suite, check_version};
 use crate::id::RepositoryId;
 use crate::key::ObjectKey;
 use crate::keys::{Keys, Purpose};
-use crate::limits::{FORMAT_VERSION, RECORD_PLAIN_MAX};
+use crate::limits::{FORMAT_VERSION, RECORD_BYTES_MAX, RECORD_PLAIN_MAX};
 use crate::seal::{DerivedKey, SUITE, TAG_LEN};
 
 const MAGIC: &[u8; 4] = b"SVRC";
-const HEADER_LEN: usize = 80;
+const HEADER_LEN: usize = 88;
 const COMPRESS_FROM: usize = 512;
 
 /// Seals `plain` as the object `key` of `repository`. `salt` must be fresh random bytes.
 ///
 /// # Errors
 ///
-/// [`FormatError::Limit`] above [`RECORD_PLAIN_MAX`].
+/// [`FormatError::Limit`] above [`RECORD_PLAIN_MAX`], or if the result is above
+/// [`RECORD_BYTES_MAX`].
 pub fn seal(
     keys: &Keys,
     repository: &RepositoryId,
@@ -33,10 +34,7 @@ pub fn seal(
     salt: [u8; 32],
     plain: &[u8],
 ) -> Result<Vec<u8>, FormatError> {
-    if plain.len() > RECORD_PLAIN_MAX {
-        let (found, limit) = (len_u64(plain.len()), len_u64(RECORD_PLAIN_MAX));
-        return Err(FormatError::Limit { what: "length of a record", found, limit });
-    }
+    check_len(len_u64(plain.len()), len_u64(RECORD_PLAIN_MAX))?;
     let epoch = keys.newest_epoch();
     let name = key.to_string();
     let derived = derive(keys, epoch, &name, &salt)?;
@@ -48,10 +46,13 @@ pub fn seal(
     out.u32(epoch);
     out.raw(&salt);
     out.raw(&derived.commitment);
+    let checksum = checksum(&out);
+    out.raw(&checksum);
     put_compressed(&mut out, plain);
     let aad = aad(repository, &name);
     let tag = derived.seal.seal(0, &aad, out.get_mut(HEADER_LEN..).unwrap_or_default());
     out.raw(&tag);
+    check_len(len_u64(out.len()), RECORD_BYTES_MAX)?;
     Ok(out)
 }
 
@@ -66,16 +67,16 @@ pub fn open(
     key: &ObjectKey,
     mut sealed: Vec<u8>,
 ) -> Result<Vec<u8>, FormatError> {
-    let mut reader = Reader::new(&sealed, "record");
-    if reader.take(4)? != MAGIC {
+    check_len(len_u64(sealed.len()), RECORD_BYTES_MAX)?;
+    if Reader::new(&sealed, "record").take(4)? != MAGIC {
         return Err(FormatError::BadMagic { expected: "record" });
     }
+    let header = sealed.get(..HEADER_LEN).ok_or(FormatError::Truncated { what: "record" })?;
+    let mut reader = Reader::new(checked(header, "record")?, "record");
+    reader.take(4)?;
     check_version(reader.u16()?)?;
-    let suite = reader.u16()?;
-    check_suite(suite)?;
-    if reader.take(4)? != [0; 4] {
-        return Err(FormatError::Inconsistent { what: "head of a record" });
-    }
+    check_suite(reader.u16()?)?;
+    reader.zeroes(4)?;
     let epoch = reader.u32()?;
     let salt = reader.array()?;
     let commitment = reader.array()?;
@@ -101,21 +102,27 @@ fn put_compressed(out: &mut Vec<u8>, plain: &[u8]) {
         .flatten()
         .filter(|compressed| compressed.len() < plain.len());
     out.u8(compressed.is_some().into());
-    out.u32(u32::try_from(plain.len()).unwrap_or(u32::MAX));
+    out.u32(len_u32(plain.len()));
     out.raw(compressed.as_deref().unwrap_or(plain));
 }
 
-fn read_compressed(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
-    let mut reader = Reader::new(bytes, "record");
-    let codec = reader.u8()?;
-    let len = reader.u32()? as usize;
-    if len > RECORD_PLAIN_MAX {
-        let (found, limit) = (len_u64(len), len_u64(RECORD_PLAIN_MAX));
+fn check_len(found: u64, limit: u64) -> Result<(), FormatError> {
+    if found > limit {
         return Err(FormatError::Limit { what: "length of a record", found, limit });
     }
+    Ok(())
+}
+
+pub(crate) fn read_compressed(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let mut reader = Reader::new(bytes, "record");
+    let codec = reader.u8()?;
+    let len = u64::from(reader.u32()?);
+    check_len(len, len_u64(RECORD_PLAIN_MAX))?;
+    let len = to_usize(len);
     let payload = reader.take(reader.remaining())?;
     let plain = match codec {
-        0 => payload.to_vec(),
+        0 if payload.len() == len => payload.to_vec(),
+        0 => return Err(FormatError::Inconsistent { what: "length of a record" }),
         1 => Decompressor::new()
             .and_then(|mut zstd| zstd.decompress(payload, len))
             .map_err(|_| FormatError::Compression)?,

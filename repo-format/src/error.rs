@@ -1,6 +1,6 @@
 //! Why bytes were not what they claim to be.
 
-use crate::limits::FORMAT_VERSION;
+use crate::limits::{FORMAT_VERSION, RECORD_VERSION};
 use crate::seal::SUITE;
 
 /// A stored object could not be decoded. A variant exists where a caller acts differently.
@@ -90,15 +90,23 @@ pub enum FormatError {
     },
 }
 
-/// Refuses an object of a newer format, before anything else in it is looked at.
+/// Refuses an object of a newer format.
 pub(crate) fn check_version(found: u16) -> Result<(), FormatError> {
-    if found > FORMAT_VERSION {
-        return Err(FormatError::NewerVersion {
-            found: found.into(),
-            supported: FORMAT_VERSION.into(),
-        });
+    check_version_up_to(FORMAT_VERSION.into(), found.into())
+}
+
+/// Refuses a record whose layout is newer than this crate's. Every record has a version of its
+/// own, so that one can change without the others.
+pub(crate) fn check_record_version(found: u8) -> Result<(), FormatError> {
+    check_version_up_to(RECORD_VERSION.into(), found.into())
+}
+
+fn check_version_up_to(supported: u32, found: u32) -> Result<(), FormatError> {
+    match found {
+        0 => Err(FormatError::Inconsistent { what: "version 0" }),
+        found if found > supported => Err(FormatError::NewerVersion { found, supported }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Refuses an object sealed with algorithms this crate does not have.

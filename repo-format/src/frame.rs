@@ -2,6 +2,7 @@
 
 use zstd::bulk::{Compressor, Decompressor};
 
+use crate::bytes::{len_u32, len_u64, to_usize};
 use crate::error::FormatError;
 use crate::limits::CHUNK_BYTES_MAX;
 
@@ -57,23 +58,23 @@ impl FrameEncoder {
 
     /// Replaces `frame` by the frame of `plain`, which is 1 to [`CHUNK_BYTES_MAX`] bytes.
     pub fn encode(&mut self, plain: &[u8], frame: &mut Vec<u8>) {
-        let len = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-        frame.clear();
         // Room for the whole plain: what does not fit with a gain is stored raw anyway.
         frame.resize(FRAME_HEADER_LEN + plain.len(), 0);
-        let (header, payload) = frame.split_at_mut(FRAME_HEADER_LEN);
-        header[1..].copy_from_slice(&len.to_le_bytes());
+        let Some((header, payload)) = frame.split_first_chunk_mut::<FRAME_HEADER_LEN>() else {
+            return;
+        };
         let room = plain.len() - plain.len() / WORTH_ONE_IN;
         let compressed = self
             .compressor
             .as_mut()
-            .and_then(|compressor| compressor.compress_to_buffer(plain, &mut payload[..room]).ok());
-        if let Some(len) = compressed {
-            header[0] = CODEC_ZSTD;
-            frame.truncate(FRAME_HEADER_LEN + len);
-        } else {
-            header[0] = CODEC_RAW;
-            payload.copy_from_slice(plain);
+            .zip(payload.get_mut(..room))
+            .and_then(|(compressor, room)| compressor.compress_to_buffer(plain, room).ok());
+        let codec = if compressed.is_some() { CODEC_ZSTD } else { CODEC_RAW };
+        let [a, b, c, d] = len_u32(plain.len()).to_le_bytes();
+        *header = [codec, a, b, c, d];
+        match compressed {
+            Some(len) => frame.truncate(FRAME_HEADER_LEN + len),
+            None => payload.copy_from_slice(plain),
         }
     }
 }
@@ -119,9 +120,9 @@ impl FrameDecoder {
             .first_chunk::<FRAME_HEADER_LEN>()
             .ok_or(FormatError::Truncated { what: "frame" })?;
         let [_, a, b, c, d] = *header;
-        let len = u32::from_le_bytes([a, b, c, d]) as usize;
+        let len = to_usize(u32::from_le_bytes([a, b, c, d]).into());
         if len > limit_bytes {
-            let (found, limit) = (len as u64, limit_bytes as u64);
+            let (found, limit) = (len_u64(len), len_u64(limit_bytes));
             return Err(FormatError::Limit { what: "plain length of a frame", found, limit });
         }
         Ok(len)
@@ -131,10 +132,10 @@ impl FrameDecoder {
     ///
     /// # Errors
     ///
-    /// Any [`FormatError`]. `plain` never grows beyond [`CHUNK_BYTES_MAX`].
+    /// Any [`FormatError`]; what `plain` holds then is unspecified. It never grows beyond
+    /// [`CHUNK_BYTES_MAX`].
     pub fn decode(&mut self, frame: &[u8], plain: &mut Vec<u8>) -> Result<(), FormatError> {
         let len = Self::plain_len(frame, CHUNK_BYTES_MAX)?;
-        plain.clear();
         plain.resize(len, 0);
         self.decode_into(frame, plain)
     }
@@ -149,8 +150,10 @@ impl FrameDecoder {
         if Self::plain_len(frame, plain.len())? != plain.len() {
             return Err(wrong_length);
         }
-        let (header, payload) = frame.split_at(FRAME_HEADER_LEN);
-        match header[0] {
+        let Some(([codec, ..], payload)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else {
+            return Err(FormatError::Truncated { what: "frame" });
+        };
+        match *codec {
             CODEC_RAW if payload.len() == plain.len() => plain.copy_from_slice(payload),
             CODEC_RAW => return Err(wrong_length),
             CODEC_ZSTD => {

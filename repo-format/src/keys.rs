@@ -7,15 +7,22 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::bytes::{Put, Reader, len_u64};
 use crate::chunker::GearTable;
-use crate::error::FormatError;
+use crate::error::{FormatError, check_record_version};
 use crate::id::ChunkId;
-use crate::limits::EPOCHS_MAX;
+use crate::limits::{EPOCHS_MAX, RECORD_VERSION};
 use crate::pack::PackKind;
 use crate::tree::PageCutter;
 
-/// 32 secret bytes: cleared when dropped, never printed.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+/// 32 secret bytes: cleared when dropped, never printed, compared in constant time.
+#[derive(Clone, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Secret([u8; 32]);
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        // BLAKE3's hash type compares in constant time.
+        blake3::Hash::from_bytes(self.0) == other.0
+    }
+}
 
 impl Secret {
     /// Takes the bytes over.
@@ -43,8 +50,6 @@ pub struct KeyBundle {
     epochs: Vec<(u32, Secret)>,
 }
 
-const BUNDLE_VERSION: u8 = 1;
-
 impl KeyBundle {
     /// A new repository's keys, with epoch 0. Both arguments are fresh random bytes.
     pub fn new(master: Secret, first_epoch: Secret) -> Self {
@@ -57,12 +62,16 @@ impl KeyBundle {
     ///
     /// [`FormatError::Limit`] after [`EPOCHS_MAX`] epochs.
     pub fn rotated(&self, next: Secret) -> Result<Self, FormatError> {
-        let mut rotated = self.clone();
         if len_u64(self.epochs.len()) >= EPOCHS_MAX {
             let (found, limit) = (len_u64(self.epochs.len()) + 1, EPOCHS_MAX);
             return Err(FormatError::Limit { what: "number of key epochs", found, limit });
         }
-        rotated.epochs.push((self.newest_epoch() + 1, next));
+        let mut rotated = self.clone();
+        let epoch = self
+            .newest_epoch()
+            .checked_add(1)
+            .ok_or(FormatError::Inconsistent { what: "key epochs" })?;
+        rotated.epochs.push((epoch, next));
         Ok(rotated)
     }
 
@@ -75,7 +84,7 @@ impl KeyBundle {
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         // Reserved at once: growing would leave copies of keys behind.
         let mut out = Zeroizing::new(Vec::with_capacity(64 + self.epochs.len() * 36));
-        out.u8(BUNDLE_VERSION);
+        out.u8(RECORD_VERSION);
         out.raw(self.master.expose());
         out.varint(len_u64(self.epochs.len()));
         for (epoch, key) in &self.epochs {
@@ -92,11 +101,7 @@ impl KeyBundle {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "key bundle");
-        let version = reader.u8()?;
-        if version > BUNDLE_VERSION {
-            let (found, supported) = (version.into(), BUNDLE_VERSION.into());
-            return Err(FormatError::NewerVersion { found, supported });
-        }
+        check_record_version(reader.u8()?)?;
         let master = Secret(reader.array()?);
         let count = reader.count(EPOCHS_MAX, 36, "key epochs")?;
         let mut epochs: Vec<(u32, Secret)> = Vec::with_capacity(count);

@@ -4,14 +4,14 @@
 //! one; no other object is touched.
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::bytes::{Put, Reader};
+use crate::bytes::{Put, Reader, checked, checksum, len_u64};
 use crate::error::{FormatError, check_suite, check_version};
 use crate::id::{RepositoryId, SlotId};
 use crate::keys::KeyBundle;
 use crate::limits::{
-    ARGON2_KIB_MAX, ARGON2_PASSES_MAX, EPOCHS_MAX, FORMAT_VERSION, TEXT_BYTES_MAX,
+    ARGON2_KIB_MAX, ARGON2_LANES_MAX, ARGON2_PASSES_MAX, EPOCHS_MAX, FORMAT_VERSION, TEXT_BYTES_MAX,
 };
 use crate::seal::{DerivedKey, SUITE};
 
@@ -46,9 +46,9 @@ impl Default for Kdf {
 pub struct KeySlot {
     /// How its secret becomes a key.
     pub kdf: Kdf,
-    /// What a person calls it. Stored in the clear.
+    /// What a person calls it. Stored in the clear, authenticated.
     pub label: String,
-    /// Seconds since 1970, for people. Stored in the clear.
+    /// Seconds since 1970, for people. Stored in the clear, authenticated.
     pub created_s: u64,
     salt: [u8; 32],
     commitment: [u8; 32],
@@ -60,7 +60,7 @@ impl KeySlot {
     ///
     /// # Errors
     ///
-    /// [`FormatError::Limit`], [`FormatError::Inconsistent`] for parameters out of bounds.
+    /// [`FormatError::Limit`], [`FormatError::Inconsistent`] for parameters or a label out of bounds.
     pub fn wrap(
         bundle: &KeyBundle,
         place: (&RepositoryId, &SlotId),
@@ -69,18 +69,17 @@ impl KeySlot {
         salt: [u8; 32],
         label: (String, u64),
     ) -> Result<Self, FormatError> {
-        let derived = derive(kdf, secret, &salt)?;
+        let (label, created_s) = label;
+        if len_u64(label.len()) > TEXT_BYTES_MAX {
+            let (found, limit) = (len_u64(label.len()), TEXT_BYTES_MAX);
+            return Err(FormatError::Limit { what: "label of a key slot", found, limit });
+        }
+        let DerivedKey { seal, commitment } = derive(kdf, secret, &salt)?;
+        let mut slot = Self { kdf, label, created_s, salt, commitment, wrapped: Vec::new() };
         let mut wrapped = bundle.encode();
-        let tag = derived.seal.seal(0, &aad(place), &mut wrapped);
-        wrapped.extend_from_slice(&tag);
-        Ok(Self {
-            kdf,
-            label: label.0,
-            created_s: label.1,
-            salt,
-            commitment: derived.commitment,
-            wrapped: wrapped.to_vec(),
-        })
+        let tag = seal.seal(0, &slot.aad(place), &mut wrapped);
+        slot.wrapped = [wrapped.as_slice(), &tag].concat();
+        Ok(slot)
     }
 
     /// Opens the slot.
@@ -96,8 +95,18 @@ impl KeySlot {
     ) -> Result<KeyBundle, FormatError> {
         let key = derive(self.kdf, secret, &self.salt)?.committed(&self.commitment)?;
         let mut wrapped = Zeroizing::new(self.wrapped.clone());
-        let plain = key.open(0, &aad(place), &mut wrapped)?;
+        let plain = key.open(0, &self.aad(place), &mut wrapped)?;
         KeyBundle::decode(plain)
+    }
+
+    /// What is stored in the clear is bound too: a slot cannot be moved or relabelled.
+    fn aad(&self, (repository, slot): (&RepositoryId, &SlotId)) -> Vec<u8> {
+        let mut aad = b"salvor slot".to_vec();
+        aad.raw(repository.as_bytes());
+        aad.raw(slot.as_bytes());
+        aad.u64(self.created_s);
+        aad.raw(self.label.as_bytes());
+        aad
     }
 
     /// The slot's bytes.
@@ -123,8 +132,8 @@ impl KeySlot {
         out.u64(self.created_s);
         out.blob(self.label.as_bytes());
         out.blob(&self.wrapped);
-        let checksum = blake3::hash(&out);
-        out.raw(&checksum.as_bytes()[..8]);
+        let checksum = checksum(&out);
+        out.raw(&checksum);
         out
     }
 
@@ -138,14 +147,9 @@ impl KeySlot {
         if head.take(4)? != MAGIC {
             return Err(FormatError::BadMagic { expected: "key slot" });
         }
-        check_version(head.u16()?)?;
-        let (covered, checksum) =
-            bytes.split_last_chunk::<8>().ok_or(FormatError::Truncated { what: "key slot" })?;
-        if *checksum != blake3::hash(covered).as_bytes()[..8] {
-            return Err(FormatError::Checksum);
-        }
-        let mut reader = Reader::new(covered, "key slot");
-        reader.take(6)?;
+        let mut reader = Reader::new(checked(bytes, "key slot")?, "key slot");
+        reader.take(4)?;
+        check_version(reader.u16()?)?;
         check_suite(reader.u16()?)?;
         let kdf = read_kdf(&mut reader)?;
         let salt = reader.array()?;
@@ -166,7 +170,8 @@ fn read_kdf(reader: &mut Reader<'_>) -> Result<Kdf, FormatError> {
             let kdf = Kdf::Argon2id { memory_kib, passes, lanes };
             check_argon2(kdf).map(|()| kdf)
         }
-        2 => Ok(Kdf::KeyFile),
+        2 if [memory_kib, passes, lanes] == [0; 3] => Ok(Kdf::KeyFile),
+        2 => Err(FormatError::Inconsistent { what: "parameters of a key file slot" }),
         // KMS and recipient slots are to come; an older program opens the slots it knows.
         other => Err(FormatError::UnknownFeature {
             feature: format!("key slot type {other}"),
@@ -180,7 +185,7 @@ fn check_argon2(kdf: Kdf) -> Result<(), FormatError> {
     let limits = [
         ("Argon2id memory in KiB", memory_kib, ARGON2_KIB_MAX),
         ("Argon2id passes", passes, ARGON2_PASSES_MAX),
-        ("Argon2id lanes", lanes, 64),
+        ("Argon2id lanes", lanes, ARGON2_LANES_MAX),
     ];
     for (what, found, limit) in limits {
         if found > limit {
@@ -204,12 +209,9 @@ fn derive(kdf: Kdf, secret: &[u8], salt: &[u8; 32]) -> Result<DerivedKey, Format
         }
         Kdf::KeyFile => {
             let mut hasher = blake3::Hasher::new_derive_key("salvor v1 key file");
-            root.copy_from_slice(hasher.update(secret).finalize().as_bytes());
+            hasher.update(secret).finalize_xof().fill(root.as_mut_slice());
+            hasher.zeroize();
         }
     }
     Ok(DerivedKey::new(&root, &[b"salvor slot", salt]))
-}
-
-fn aad(place: (&RepositoryId, &SlotId)) -> Vec<u8> {
-    [b"salvor slot".as_slice(), place.0.as_bytes(), place.1.as_bytes()].concat()
 }

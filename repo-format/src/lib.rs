@@ -3,6 +3,8 @@
 //! No I/O, no clock, no randomness of its own: salts, nonces and times are arguments. FORMAT.md
 //! beside this crate is the specification; the golden tests hold the two together.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::as_conversions))]
+
 mod bytes;
 pub mod catalog;
 pub mod chunker;
@@ -20,5 +22,7 @@ pub mod seal;
 pub mod segment;
 pub mod session;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 pub mod volume;

@@ -7,7 +7,7 @@
 //! Nothing in the clear tells how many chunks there are or how long they are: the table is
 //! sealed, its place is sealed in the trailer, and padding hides the sum.
 
-use crate::bytes::{Put, Reader, len_u64};
+use crate::bytes::{Put, Reader, checked, checksum, len_u32, len_u64, to_usize};
 use crate::error::{FormatError, check_suite, check_version};
 use crate::id::{ChunkId, PackName, SessionId};
 use crate::keys::{Keys, Purpose};
@@ -23,10 +23,12 @@ pub const CHUNK_OVERHEAD: usize = TAG_LEN + crate::frame::FRAME_HEADER_LEN;
 
 const MAGIC: &[u8; 4] = b"SVPK";
 const TRAILER_MAGIC: &[u8; 8] = b"SVPKEND\x01";
+/// Bytes that header and trailer begin with.
+const IDENTITY_LEN: usize = 108;
 const TOC_ROW_LEN: usize = 32 + 4;
 const LOCATOR_LEN: usize = 16;
 const LOCATOR_POSITION: u64 = u64::MAX;
-/// A pack is never padded to less.
+/// A pack is never padded to less, and a full one to a multiple of this.
 const PADDED_MIN: usize = 64 << 10;
 
 /// What a pack holds.
@@ -108,31 +110,29 @@ impl PackIdentity {
         out.u32(self.name.counter);
         out.raw(&self.salt);
         out.raw(commitment);
-        let checksum = blake3::hash(out.get(start..).unwrap_or_default());
-        out.raw(&checksum.as_bytes()[..8]);
+        let checksum = checksum(out.get(start..).unwrap_or_default());
+        out.raw(&checksum);
     }
 
-    /// Reads the 108 bytes that header and trailer share.
+    /// Reads the [`IDENTITY_LEN`] bytes that header and trailer share.
     fn read(bytes: &[u8]) -> Result<(Self, [u8; 32]), FormatError> {
-        let mut reader = Reader::new(bytes, "pack");
-        if reader.take(4)? != MAGIC {
+        let bytes = bytes.get(..IDENTITY_LEN).ok_or(FormatError::Truncated { what: "pack" })?;
+        if bytes.first_chunk() != Some(MAGIC) {
             return Err(FormatError::BadMagic { expected: "pack" });
         }
+        let mut reader = Reader::new(checked(bytes, "pack")?, "pack");
+        reader.take(4)?;
         check_version(reader.u16()?)?;
-        let suite = reader.u16()?;
-        let kind = reader.u8()?;
-        reader.take(3)?;
+        check_suite(reader.u16()?)?;
+        let kind = PackKind::from_code(reader.u8()?)?;
+        reader.zeroes(3)?;
         let epoch = reader.u32()?;
         let session = SessionId(reader.array()?);
         let name = PackName { session, counter: reader.u32()? };
         let salt = reader.array()?;
         let commitment = reader.array()?;
-        let covered = bytes.get(..bytes.len() - reader.remaining()).unwrap_or_default();
-        if reader.array::<8>()? != blake3::hash(covered).as_bytes()[..8] {
-            return Err(FormatError::Checksum);
-        }
-        check_suite(suite)?;
-        Ok((Self { name, kind: PackKind::from_code(kind)?, epoch, salt }, commitment))
+        reader.finish()?;
+        Ok((Self { name, kind, epoch, salt }, commitment))
     }
 }
 
@@ -160,19 +160,16 @@ impl PackCipher {
 
     fn aad(&self, what: &[u8; 12], id: Option<&ChunkId>) -> [u8; 69] {
         let mut aad = [0u8; 69];
-        let mut at = 0;
-        let counter = self.identity.name.counter.to_le_bytes();
         let parts: [&[u8]; 6] = [
             what,
             &[self.identity.kind.code()],
             &self.identity.epoch.to_le_bytes(),
             self.identity.name.session.as_bytes(),
-            &counter,
+            &self.identity.name.counter.to_le_bytes(),
             id.map_or(&[0; 32], |id| id.as_bytes()),
         ];
-        for part in parts {
-            aad[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+        for (to, from) in aad.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
         }
         aad
     }
@@ -189,11 +186,28 @@ pub struct TocRow {
     pub stored_len: u32,
 }
 
+impl TocRow {
+    fn end(&self) -> Option<u32> {
+        chunk_end(self.offset, self.stored_len)
+    }
+}
+
+/// The end of a sealed frame in its pack, or `None` if no chunk can be there.
+pub(crate) fn chunk_end(offset: u32, stored_len: u32) -> Option<u32> {
+    let lens = CHUNK_OVERHEAD..=CHUNK_BYTES_MAX + CHUNK_OVERHEAD;
+    let end = offset.checked_add(stored_len)?;
+    let is_chunk = to_usize(offset.into()) >= HEADER_LEN
+        && lens.contains(&to_usize(stored_len.into()))
+        && to_usize(end.into()) <= PACK_BYTES_MAX;
+    is_chunk.then_some(end)
+}
+
 /// A buffer for one pack, aligned to [`GRID_BYTES`] so that it can be written with O_DIRECT.
 /// It is made once and used for many packs.
 pub struct PackBuffer {
     bytes: Vec<u8>,
     start: usize,
+    target: usize,
     capacity: usize,
 }
 
@@ -207,13 +221,13 @@ impl PackBuffer {
     /// A buffer for packs of which `target_bytes` is the length at which they are closed. It
     /// holds that, one chunk of `chunk_bytes` more, the table and the trailer.
     pub fn new(target_bytes: usize, chunk_bytes: usize) -> Self {
-        let rows = target_bytes / 4096 * TOC_ROW_LEN;
-        let capacity = target_bytes + chunk_bytes + rows + PADDED_MIN + 2 * GRID_BYTES;
-        let capacity = capacity.next_multiple_of(GRID_BYTES).min(PACK_BYTES_MAX);
+        let rows = target_bytes / GRID_BYTES * TOC_ROW_LEN;
+        let capacity = target_bytes + chunk_bytes + rows + 2 * PADDED_MIN;
+        let capacity = capacity.next_multiple_of(PADDED_MIN).min(PACK_BYTES_MAX);
         let mut bytes: Vec<u8> = Vec::with_capacity(capacity + GRID_BYTES);
         let start = bytes.as_ptr().align_offset(GRID_BYTES).min(GRID_BYTES);
         bytes.resize(start, 0);
-        Self { bytes, start, capacity }
+        Self { bytes, start, target: target_bytes, capacity }
     }
 
     /// The finished pack.
@@ -223,6 +237,19 @@ impl PackBuffer {
 
     fn len(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// The length that a pack of `len` bytes is padded to. `None` if it does not fit.
+    ///
+    /// A pack that is full is full whatever is in it, and a round length hides what is left to
+    /// tell. A shorter one, the last of a session, would tell how much the session stored.
+    fn padded_len(&self, len: usize) -> Option<usize> {
+        let padded = if len >= self.target {
+            len.checked_next_multiple_of(PADDED_MIN)?
+        } else {
+            padme_len(len)
+        };
+        (padded <= self.capacity).then_some(padded)
     }
 
     fn clear(&mut self) {
@@ -272,14 +299,13 @@ impl PackBuilder {
     pub fn fits(&self, frame_len: usize) -> bool {
         let table = (self.toc.len() + 1) * TOC_ROW_LEN + 4 + TAG_LEN;
         let end = self.len() + frame_len + TAG_LEN + table + TRAILER_LEN;
-        self.toc.len() < PACK_CHUNKS_MAX as usize
-            && padded_len(end).is_some_and(|len| len <= self.buffer.capacity)
+        self.toc.len() < to_usize(PACK_CHUNKS_MAX.into()) && self.buffer.padded_len(end).is_some()
     }
 
     /// Seals a frame into the pack. The caller asked [`Self::fits`] before.
     pub fn push(&mut self, id: ChunkId, frame: &[u8]) -> TocRow {
         let at = self.buffer.bytes.len();
-        let offset = truncated(self.buffer.len());
+        let offset = len_u32(self.buffer.len());
         self.buffer.bytes.extend_from_slice(frame);
         let aad = self.cipher.aad(b"salvor chunk", Some(&id));
         let tag = self.cipher.key.seal(
@@ -288,7 +314,7 @@ impl PackBuilder {
             self.buffer.bytes.get_mut(at..).unwrap_or_default(),
         );
         self.buffer.bytes.extend_from_slice(&tag);
-        let row = TocRow { id, offset, stored_len: truncated(frame.len() + TAG_LEN) };
+        let row = TocRow { id, offset, stored_len: len_u32(frame.len() + TAG_LEN) };
         self.toc.push(row);
         row
     }
@@ -309,7 +335,7 @@ impl PackBuilder {
         self.put_toc();
         let toc_len = self.buffer.len() - toc_offset;
         let end = self.buffer.len() + TRAILER_LEN;
-        let total = padded_len(end).unwrap_or(end.next_multiple_of(GRID_BYTES));
+        let total = self.buffer.padded_len(end).unwrap_or(end.next_multiple_of(GRID_BYTES));
         self.put_padding(total - TRAILER_LEN);
         self.put_trailer(toc_offset, toc_len, total);
         FinishedPack { identity: self.cipher.identity, rows: self.toc, buffer: self.buffer }
@@ -317,7 +343,7 @@ impl PackBuilder {
 
     fn put_toc(&mut self) {
         let (at, position) = (self.buffer.bytes.len(), len_u64(self.buffer.len()));
-        self.buffer.bytes.u32(truncated(self.toc.len()));
+        self.buffer.bytes.u32(len_u32(self.toc.len()));
         for row in &self.toc {
             self.buffer.bytes.raw(row.id.as_bytes());
             self.buffer.bytes.u32(row.stored_len);
@@ -347,8 +373,8 @@ impl PackBuilder {
         self.cipher.identity.put(&mut trailer, &self.commitment);
         let at = trailer.len();
         trailer.u64(len_u64(toc_offset));
-        trailer.u32(truncated(toc_len));
-        trailer.u32(truncated(self.toc.len()));
+        trailer.u32(len_u32(toc_len));
+        trailer.u32(len_u32(self.toc.len()));
         let aad = self.cipher.aad(b"salvor place", None);
         let tag =
             self.cipher.key.seal(LOCATOR_POSITION, &aad, trailer.get_mut(at..).unwrap_or_default());
@@ -356,8 +382,8 @@ impl PackBuilder {
         trailer.u64(len_u64(total));
         trailer.raw(hash.as_bytes());
         trailer.resize(TRAILER_LEN - 16, 0);
-        let checksum = blake3::hash(&trailer);
-        trailer.raw(&checksum.as_bytes()[..8]);
+        let checksum = checksum(&trailer);
+        trailer.raw(&checksum);
         trailer.raw(TRAILER_MAGIC);
         self.buffer.bytes.raw(&trailer);
     }
@@ -374,22 +400,13 @@ pub struct FinishedPack {
     pub buffer: PackBuffer,
 }
 
-/// Lengths inside a pack are bounded by [`PACK_BYTES_MAX`].
-fn truncated(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
-}
-
-/// The length that an object of `len` bytes is padded to: the next Padmé length (at most 12 %
-/// more, leaking O(log log len) bits), on the grid, 64 KiB at least. `None` above the maximum.
-fn padded_len(len: usize) -> Option<usize> {
-    if len > PACK_BYTES_MAX {
-        return None;
-    }
+/// The next Padmé length (at most 12 % more, leaking O(log log len) bits), on the grid,
+/// [`PADDED_MIN`] at least.
+fn padme_len(len: usize) -> usize {
     let len = len.max(PADDED_MIN);
     let exponent = len.ilog2();
     let last_bits = exponent - (exponent.ilog2() + 1);
-    let padme = len.next_multiple_of(1 << last_bits);
-    Some(padme.next_multiple_of(GRID_BYTES))
+    len.next_multiple_of(1 << last_bits).next_multiple_of(GRID_BYTES)
 }
 
 /// A decoded trailer.
@@ -423,19 +440,19 @@ impl Trailer {
     ///
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8; TRAILER_LEN]) -> Result<Self, FormatError> {
-        let (covered, tail) = bytes.split_at(TRAILER_LEN - 16);
-        if &tail[8..] != TRAILER_MAGIC {
+        let truncated = FormatError::Truncated { what: "pack's trailer" };
+        let (bytes, magic) = bytes.split_last_chunk().ok_or(truncated)?;
+        if magic != TRAILER_MAGIC {
             return Err(FormatError::BadMagic { expected: "pack's trailer" });
         }
-        if tail[..8] != blake3::hash(covered).as_bytes()[..8] {
-            return Err(FormatError::Checksum);
-        }
+        let covered = checked(bytes, "pack's trailer")?;
         let (identity, commitment) = PackIdentity::read(covered)?;
         let mut reader = Reader::new(covered, "pack's trailer");
-        reader.take(108)?;
+        reader.take(IDENTITY_LEN)?;
         let locator = reader.array()?;
         let pack_len = reader.u64()?;
         let hash = reader.array()?;
+        reader.zeroes(reader.remaining())?;
         Ok(Self { identity, pack_len, hash, commitment, locator })
     }
 
@@ -450,19 +467,46 @@ impl Trailer {
         let mut locator = self.locator;
         let aad = cipher.aad(b"salvor place", None);
         let plain = cipher.key.open(LOCATOR_POSITION, &aad, &mut locator)?;
-        let mut reader = Reader::new(plain, "pack's trailer");
-        let place = TocPlace { offset: reader.u64()?, len: reader.u32()?, rows: reader.u32()? };
-        let end = place.offset.saturating_add(place.len.into());
-        let fits = u64::from(place.len)
-            == u64::from(place.rows) * len_u64(TOC_ROW_LEN) + 4 + len_u64(TAG_LEN)
-            && end.saturating_add(len_u64(TRAILER_LEN)) <= self.pack_len
-            && self.pack_len <= len_u64(PACK_BYTES_MAX)
-            && place.rows <= PACK_CHUNKS_MAX;
-        if !fits {
-            return Err(FormatError::Inconsistent { what: "place of a pack's table" });
-        }
+        let place = read_place(plain, self.pack_len)?;
         Ok((cipher, place))
     }
+}
+
+pub(crate) fn read_place(plain: &[u8], pack_len: u64) -> Result<TocPlace, FormatError> {
+    let mut reader = Reader::new(plain, "pack's trailer");
+    let place = TocPlace { offset: reader.u64()?, len: reader.u32()?, rows: reader.u32()? };
+    reader.finish()?;
+    let end = place.offset.saturating_add(place.len.into());
+    let fits = u64::from(place.len)
+        == u64::from(place.rows) * len_u64(TOC_ROW_LEN) + 4 + len_u64(TAG_LEN)
+        && place.offset >= len_u64(HEADER_LEN)
+        && end.saturating_add(len_u64(TRAILER_LEN)) <= pack_len
+        && pack_len <= len_u64(PACK_BYTES_MAX)
+        && place.rows <= PACK_CHUNKS_MAX;
+    if !fits {
+        return Err(FormatError::Inconsistent { what: "place of a pack's table" });
+    }
+    Ok(place)
+}
+
+pub(crate) fn read_toc(plain: &[u8], place: &TocPlace) -> Result<Vec<TocRow>, FormatError> {
+    let broken = FormatError::Inconsistent { what: "rows of a pack's table" };
+    let mut reader = Reader::new(plain, "pack's table");
+    let rows_len = to_usize(place.rows.into()).checked_mul(TOC_ROW_LEN);
+    if reader.u32()? != place.rows || rows_len != Some(reader.remaining()) {
+        return Err(broken);
+    }
+    let mut rows = Vec::with_capacity(to_usize(place.rows.into()));
+    let mut offset = len_u32(HEADER_LEN);
+    for _ in 0..place.rows {
+        let row = TocRow { id: ChunkId(reader.array()?), offset, stored_len: reader.u32()? };
+        offset = row.end().filter(|end| u64::from(*end) <= place.offset).ok_or(broken.clone())?;
+        rows.push(row);
+    }
+    if u64::from(offset) != place.offset {
+        return Err(broken);
+    }
+    Ok(rows)
 }
 
 impl PackCipher {
@@ -477,25 +521,7 @@ impl PackCipher {
         sealed: &mut [u8],
     ) -> Result<Vec<TocRow>, FormatError> {
         let aad = self.aad(b"salvor table", None);
-        let plain = self.key.open(place.offset, &aad, sealed)?;
-        let mut reader = Reader::new(plain, "pack's table");
-        let count = reader.u32()?;
-        if count != place.rows || reader.remaining() != count as usize * TOC_ROW_LEN {
-            return Err(FormatError::Inconsistent { what: "rows of a pack's table" });
-        }
-        let mut rows = Vec::with_capacity(count as usize);
-        let mut offset = truncated(HEADER_LEN);
-        for _ in 0..count {
-            let row = TocRow { id: ChunkId(reader.array()?), offset, stored_len: reader.u32()? };
-            let in_bounds = row.stored_len as usize >= CHUNK_OVERHEAD
-                && row.stored_len as usize <= CHUNK_BYTES_MAX + CHUNK_OVERHEAD;
-            offset = offset
-                .checked_add(row.stored_len)
-                .filter(|end| in_bounds && u64::from(*end) <= place.offset)
-                .ok_or(FormatError::Inconsistent { what: "rows of a pack's table" })?;
-            rows.push(row);
-        }
-        Ok(rows)
+        read_toc(self.key.open(place.offset, &aad, sealed)?, place)
     }
 }
 
@@ -505,5 +531,9 @@ impl PackCipher {
 ///
 /// Any [`FormatError`].
 pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<PackIdentity, FormatError> {
-    PackIdentity::read(bytes).map(|(identity, _)| identity)
+    let (identity, _) = PackIdentity::read(bytes)?;
+    let mut reader = Reader::new(bytes, "pack");
+    reader.take(IDENTITY_LEN)?;
+    reader.zeroes(reader.remaining())?;
+    Ok(identity)
 }

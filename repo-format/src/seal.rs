@@ -5,7 +5,7 @@
 
 use aes_gcm::aead::{AeadInOut, KeyInit, inout::InOutBuf};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::FormatError;
 
@@ -46,12 +46,13 @@ impl DerivedKey {
         for part in context {
             hasher.update(part);
         }
-        let mut output = Zeroizing::new([0u8; 64]);
-        hasher.finalize_xof().fill(output.as_mut_slice());
         let mut key = Zeroizing::new([0u8; 32]);
         let mut commitment = [0u8; 32];
-        key.copy_from_slice(&output[..32]);
-        commitment.copy_from_slice(&output[32..]);
+        let mut output = hasher.finalize_xof();
+        output.fill(key.as_mut_slice());
+        output.fill(&mut commitment);
+        output.zeroize();
+        hasher.zeroize();
         Self { seal: SealKey::new(&key), commitment }
     }
 
@@ -112,6 +113,8 @@ impl SealKey {
 
 fn nonce(position: u64) -> Nonce<aes_gcm::aead::consts::U12> {
     let mut nonce = [0u8; 12];
-    nonce[4..].copy_from_slice(&position.to_le_bytes());
+    for (to, from) in nonce.iter_mut().skip(4).zip(position.to_le_bytes()) {
+        *to = from;
+    }
     nonce.into()
 }

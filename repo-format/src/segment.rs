@@ -6,12 +6,14 @@
 //!
 //! The plain bytes are one stream: counts, the table of packs, then entries ascending by chunk.
 
-use crate::bytes::{Put, Reader, len_u64};
+use crate::bytes::{CHECKSUM_LEN, Put, Reader, checked, checksum, len_u32, len_u64, to_usize};
 use crate::error::{FormatError, check_suite, check_version};
 use crate::id::{CHUNK_PREFIX_LEN, ChunkId, SegmentName, SessionId};
 use crate::keys::{Keys, Purpose};
-use crate::limits::{FORMAT_VERSION, PACK_BYTES_MAX, PACK_CHUNKS_MAX, SEGMENT_BLOCK_BYTES};
-use crate::pack::{PackIdentity, PackKind};
+use crate::limits::{
+    FORMAT_VERSION, PACK_BYTES_MAX, PACK_CHUNKS_MAX, SEGMENT_BLOCK_BYTES, SEGMENT_BLOCKS_MAX,
+};
+use crate::pack::{PackIdentity, PackKind, chunk_end};
 use crate::seal::{DerivedKey, SUITE, SealKey, TAG_LEN};
 use crate::session::{put_name, read_name};
 
@@ -21,6 +23,8 @@ pub const SEGMENT_HEADER_LEN: usize = 128;
 pub const SEALED_BLOCK_LEN: usize = SEGMENT_BLOCK_BYTES + TAG_LEN;
 
 const MAGIC: &[u8; 4] = b"SVIX";
+/// Magic, version, suite, epoch, name, salt, commitment, checksum.
+const HEADER_USED: usize = 4 + 2 + 2 + 4 + 20 + 32 + 32 + CHECKSUM_LEN;
 const COUNTS_LEN: usize = 12;
 const PACK_ROW_LEN: usize = 20 + 1 + 4 + 32 + 4 + 4;
 const ENTRY_LEN: usize = CHUNK_PREFIX_LEN + 4 + 4 + 4 + 4;
@@ -82,7 +86,7 @@ impl<'a> SegmentBuilder<'a> {
             plain.u32(pack.bytes);
             plain.u32(pack.chunks);
         }
-        let packs = u32::try_from(packs.len()).unwrap_or(u32::MAX);
+        let packs = len_u32(packs.len());
         Self { keys, name, salt, plain, packs, entries: 0 }
     }
 
@@ -99,7 +103,7 @@ impl<'a> SegmentBuilder<'a> {
     ///
     /// # Errors
     ///
-    /// [`FormatError::UnknownEpoch`].
+    /// [`FormatError::UnknownEpoch`]; [`FormatError::Limit`] above [`SEGMENT_BLOCKS_MAX`].
     pub fn finish(mut self) -> Result<(Vec<u8>, u64), FormatError> {
         let mut counts = Vec::with_capacity(COUNTS_LEN);
         counts.u32(self.packs);
@@ -111,6 +115,8 @@ impl<'a> SegmentBuilder<'a> {
         let derived = derive(self.keys, epoch, &self.name, &self.salt)?;
         let mut out = encode_header(epoch, &self.name, &self.salt, &derived.commitment);
         let blocks = self.plain.len().div_ceil(SEGMENT_BLOCK_BYTES);
+        check_blocks(len_u64(blocks))?;
+        out.reserve_exact(self.plain.len() + blocks * TAG_LEN);
         for (number, block) in self.plain.chunks_mut(SEGMENT_BLOCK_BYTES).enumerate() {
             let aad = block_aad(&self.name, number + 1 == blocks);
             let tag = derived.seal.seal(len_u64(number), &aad, block);
@@ -119,6 +125,14 @@ impl<'a> SegmentBuilder<'a> {
         }
         Ok((out, self.entries))
     }
+}
+
+fn check_blocks(found: u64) -> Result<(), FormatError> {
+    let limit = u64::from(SEGMENT_BLOCKS_MAX);
+    if found > limit {
+        return Err(FormatError::Limit { what: "blocks of an index segment", found, limit });
+    }
+    Ok(())
 }
 
 fn encode_header(
@@ -135,8 +149,8 @@ fn encode_header(
     put_name(&mut out, name);
     out.raw(salt);
     out.raw(commitment);
-    let checksum = blake3::hash(&out);
-    out.raw(&checksum.as_bytes()[..8]);
+    let checksum = checksum(&out);
+    out.raw(&checksum);
     out.resize(SEGMENT_HEADER_LEN, 0);
     out
 }
@@ -166,11 +180,7 @@ pub struct SegmentDecoder {
     name: SegmentName,
     blocks: u64,
     next_block: u64,
-    pending: Vec<u8>,
-    counts: Option<(u32, u64)>,
-    packs_left: u32,
-    entries_left: u64,
-    last_prefix: Option<([u8; CHUNK_PREFIX_LEN], u32)>,
+    rows: Rows,
 }
 
 /// A row of a segment.
@@ -194,37 +204,32 @@ impl SegmentDecoder {
         header: &[u8; SEGMENT_HEADER_LEN],
         object_len: u64,
     ) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(header, "index segment");
-        if reader.take(4)? != MAGIC {
+        if header.first_chunk() != Some(MAGIC) {
             return Err(FormatError::BadMagic { expected: "index segment" });
         }
+        let (covered, reserved) = header.split_at(HEADER_USED);
+        let mut reader = Reader::new(checked(covered, "index segment")?, "index segment");
+        reader.take(4)?;
         check_version(reader.u16()?)?;
-        let suite = reader.u16()?;
+        check_suite(reader.u16()?)?;
         let epoch = reader.u32()?;
         let own_name = SegmentName { session: SessionId(reader.array()?), counter: reader.u32()? };
         let salt = reader.array()?;
         let commitment = reader.array()?;
-        let covered = header.get(..SEGMENT_HEADER_LEN - reader.remaining()).unwrap_or_default();
-        if reader.array::<8>()? != blake3::hash(covered).as_bytes()[..8] {
-            return Err(FormatError::Checksum);
-        }
-        check_suite(suite)?;
+        reader.finish()?;
+        Reader::new(reserved, "index segment").zeroes(reserved.len())?;
         if own_name != *name {
             return Err(FormatError::Inconsistent { what: "name of an index segment" });
         }
         let key = derive(keys, epoch, name, &salt)?.committed(&commitment)?;
-        let body = object_len.saturating_sub(len_u64(SEGMENT_HEADER_LEN));
-        Ok(Self {
-            key,
-            name: *name,
-            blocks: body.div_ceil(len_u64(SEALED_BLOCK_LEN)),
-            next_block: 0,
-            pending: Vec::new(),
-            counts: None,
-            packs_left: 0,
-            entries_left: 0,
-            last_prefix: None,
-        })
+        // Without a block, nothing would be opened and nothing would tell that all is missing.
+        let body = object_len
+            .checked_sub(len_u64(SEGMENT_HEADER_LEN))
+            .filter(|body| *body >= len_u64(COUNTS_LEN + TAG_LEN))
+            .ok_or(FormatError::Truncated { what: "index segment" })?;
+        let blocks = body.div_ceil(len_u64(SEALED_BLOCK_LEN));
+        check_blocks(blocks)?;
+        Ok(Self { key, name: *name, blocks, next_block: 0, rows: Rows::default() })
     }
 
     /// Number of blocks.
@@ -245,22 +250,46 @@ impl SegmentDecoder {
         let is_last = self.next_block + 1 == self.blocks;
         let plain = self.key.open(self.next_block, &block_aad(&self.name, is_last), sealed)?;
         self.next_block += 1;
-        self.pending.extend_from_slice(plain);
-        let pending = std::mem::take(&mut self.pending);
+        self.rows.read(plain, is_last, each)
+    }
+}
+
+/// The plain side of a [`SegmentDecoder`].
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    /// The front of a row whose end is in the next block.
+    pending: Vec<u8>,
+    counts: Option<(u32, u64)>,
+    packs_left: u32,
+    entries_left: u64,
+    last_prefix: Option<([u8; CHUNK_PREFIX_LEN], u32)>,
+}
+
+impl Rows {
+    pub(crate) fn read(
+        &mut self,
+        plain: &[u8],
+        is_last: bool,
+        each: &mut dyn FnMut(Row),
+    ) -> Result<(), FormatError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.extend_from_slice(plain);
         let mut reader = Reader::new(&pending, "index segment");
         while self.step(&mut reader, each)? {}
-        self.pending = reader.take(reader.remaining())?.to_vec();
-        if is_last && !self.is_complete() {
-            return Err(FormatError::Truncated { what: "index segment" });
+        let rest = reader.take(reader.remaining())?;
+        match (self.is_complete(), is_last) {
+            (true, true) if rest.is_empty() => Ok(()),
+            (false, false) => {
+                self.pending = rest.to_vec();
+                Ok(())
+            }
+            (true, _) => Err(FormatError::Inconsistent { what: "bytes after its end" }),
+            (false, true) => Err(FormatError::Truncated { what: "index segment" }),
         }
-        Ok(())
     }
 
-    fn is_complete(&self) -> bool {
-        self.pending.is_empty()
-            && self.counts.is_some()
-            && self.packs_left == 0
-            && self.entries_left == 0
+    const fn is_complete(&self) -> bool {
+        self.counts.is_some() && self.packs_left == 0 && self.entries_left == 0
     }
 
     /// Decodes one row, if all of it is there.
@@ -311,7 +340,7 @@ fn read_pack(reader: &mut Reader<'_>) -> Result<PackRow, FormatError> {
         bytes: reader.u32()?,
         chunks: reader.u32()?,
     };
-    if row.bytes as usize > PACK_BYTES_MAX || row.chunks > PACK_CHUNKS_MAX {
+    if to_usize(row.bytes.into()) > PACK_BYTES_MAX || row.chunks > PACK_CHUNKS_MAX {
         return Err(FormatError::Inconsistent { what: "pack in an index segment" });
     }
     Ok(row)
@@ -325,7 +354,8 @@ fn read_entry(reader: &mut Reader<'_>, packs: u32) -> Result<Entry, FormatError>
         stored_len: reader.u32()?,
         slot: reader.u32()?,
     };
-    if entry.pack >= packs || entry.slot >= PACK_CHUNKS_MAX {
+    let is_chunk = chunk_end(entry.offset, entry.stored_len).is_some();
+    if entry.pack >= packs || entry.slot >= PACK_CHUNKS_MAX || !is_chunk {
         return Err(FormatError::Inconsistent { what: "entry of an index segment" });
     }
     Ok(entry)

@@ -1,14 +1,10 @@
 //! A session: a process's stay in the repository, and the write-once register that ends it.
 
 use crate::bytes::{Put, Reader, len_u64};
-use crate::error::FormatError;
+use crate::error::{FormatError, check_record_version};
 use crate::id::{ClusterId, ObjectName, SegmentName, SessionId, SnapshotId};
-use crate::limits::TEXT_BYTES_MAX;
+use crate::limits::{COMMIT_FORGETS_MAX, COMMIT_SEGMENTS_MAX, RECORD_VERSION, TEXT_BYTES_MAX};
 use crate::snapshot::Snapshot;
-
-const VERSION: u8 = 1;
-const SEGMENTS_MAX: u64 = 65_536;
-const FORGETS_MAX: u64 = 65_536;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +52,16 @@ pub struct Session {
 impl Session {
     /// The record's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![RECORD_VERSION];
         out.u8(match self.kind {
             SessionKind::Writer => 0,
             SessionKind::Reader => 1,
         });
         out.u64(self.base);
-        out.u8(self.pinned.is_some().into());
-        out.raw(self.pinned.unwrap_or(SnapshotId::NONE).as_bytes());
+        out.optional(self.pinned.as_ref().map(SnapshotId::as_bytes));
         out.raw(self.cluster.as_bytes());
-        out.blob(self.process.host.as_bytes());
-        out.blob(self.process.boot_id.as_bytes());
+        out.text(&self.process.host);
+        out.text(&self.process.boot_id);
         out.u64(self.process.pid_namespace);
         out.u32(self.process.pid);
         out.u64(self.process.start_ticks);
@@ -81,15 +76,14 @@ impl Session {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "session");
-        check_version(reader.u8()?)?;
+        check_record_version(reader.u8()?)?;
         let kind = match reader.u8()? {
             0 => SessionKind::Writer,
             1 => SessionKind::Reader,
             _ => return Err(FormatError::Inconsistent { what: "kind of a session" }),
         };
         let base = reader.u64()?;
-        let has_pin = reader.u8()? != 0;
-        let pinned = Some(SnapshotId::from_bytes(reader.array()?)).filter(|_| has_pin);
+        let pinned = reader.optional()?.map(SnapshotId::from_bytes);
         let cluster = ClusterId(reader.array()?);
         let process = Process {
             host: reader.text(TEXT_BYTES_MAX, "host")?,
@@ -163,7 +157,7 @@ pub struct Commit {
 impl Commit {
     /// The record's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![RECORD_VERSION];
         out.raw(&self.nonce);
         out.varint(len_u64(self.segments.len()));
         for segment in &self.segments {
@@ -187,19 +181,16 @@ impl Commit {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "commit");
-        check_version(reader.u8()?)?;
+        check_record_version(reader.u8()?)?;
         let nonce = reader.array()?;
-        let count = reader.count(SEGMENTS_MAX, SegmentRef::LEN, "segments of a commit")?;
+        let count = reader.count(COMMIT_SEGMENTS_MAX, SegmentRef::LEN, "segments of a commit")?;
         let segments =
             (0..count).map(|_| SegmentRef::read(&mut reader)).collect::<Result<_, _>>()?;
-        let count = reader.count(FORGETS_MAX, SnapshotId::LEN, "forgotten snapshots")?;
+        let count = reader.count(COMMIT_FORGETS_MAX, SnapshotId::LEN, "forgotten snapshots")?;
         let forgets = (0..count)
             .map(|_| reader.array().map(SnapshotId::from_bytes))
             .collect::<Result<_, _>>()?;
-        let snapshot = match reader.u8()? {
-            0 => None,
-            _ => Some(Snapshot::read(&mut reader)?),
-        };
+        let snapshot = if reader.flag()? { Some(Snapshot::read(&mut reader)?) } else { None };
         reader.finish()?;
         Ok(Self { nonce, segments, snapshot, forgets })
     }
@@ -209,9 +200,93 @@ impl Commit {
 /// and is no valid commit counts as a fence: a hostile writer can force a retry, never a loss.
 pub const FENCE: &[u8; 16] = b"SALVOR FENCE v1\n";
 
-fn check_version(version: u8) -> Result<(), FormatError> {
-    if version > VERSION {
-        return Err(FormatError::NewerVersion { found: version.into(), supported: VERSION.into() });
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn session() -> Session {
+        Session {
+            kind: SessionKind::Reader,
+            base: 7,
+            pinned: Some(SessionId([9; 16])),
+            cluster: ClusterId([1; 16]),
+            process: Process {
+                host: "node-1".into(),
+                boot_id: "b".into(),
+                pid_namespace: 4_026_531_836,
+                pid: 42,
+                start_ticks: 1000,
+            },
+            opened_s: 1_700_000_000,
+        }
     }
-    Ok(())
+
+    proptest! {
+        #[test]
+        fn a_commit_is_read_back_as_it_was(
+            nonce in any::<[u8; 16]>(),
+            segments in proptest::collection::vec(testing::segment_ref(), 0..4),
+            snapshot in proptest::option::of(testing::snapshot()),
+            forgets in proptest::collection::vec(testing::session_id(), 0..4),
+        ) {
+            let commit = Commit { nonce, segments, snapshot, forgets };
+            prop_assert_eq!(Commit::decode(&commit.encode()).unwrap(), commit);
+        }
+    }
+
+    #[test]
+    fn a_session_is_read_back_as_it_was() {
+        let pinned = session();
+        let writer = Session { kind: SessionKind::Writer, pinned: None, ..pinned.clone() };
+        for session in [pinned, writer] {
+            assert_eq!(Session::decode(&session.encode()).unwrap(), session);
+        }
+    }
+
+    #[test]
+    fn a_damaged_session_is_refused_or_another_session() {
+        let decode = |bytes: &[u8]| Session::decode(bytes);
+        testing::refuses_damage_or_is_canonical(&session().encode(), decode, Session::encode);
+    }
+
+    #[test]
+    fn a_damaged_commit_is_refused_or_another_commit() {
+        let segment =
+            SegmentRef { name: testing::name(3), entries: 1000, packs: 2, bytes: 1 << 20 };
+        let commit = Commit {
+            nonce: [8; 16],
+            segments: vec![segment],
+            snapshot: None,
+            forgets: vec![SessionId([4; 16])],
+        };
+        let decode = |bytes: &[u8]| Commit::decode(bytes);
+        testing::refuses_damage_or_is_canonical(&commit.encode(), decode, Commit::encode);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_layout_is_told_from_damage() {
+        let newer = |mut bytes: Vec<u8>| {
+            bytes[0] = 2;
+            bytes
+        };
+        let expected = FormatError::NewerVersion { found: 2, supported: 1 };
+        assert_eq!(Session::decode(&newer(session().encode())), Err(expected.clone()));
+        assert_eq!(Commit::decode(&newer(Commit::default().encode())), Err(expected));
+    }
+
+    #[test]
+    fn a_fence_is_no_commit() {
+        assert!(Commit::decode(FENCE).is_err());
+    }
+
+    #[test]
+    fn a_count_that_lies_is_refused() {
+        let mut bytes = vec![RECORD_VERSION];
+        bytes.raw(&[0; 16]);
+        bytes.varint(COMMIT_SEGMENTS_MAX + 1);
+        assert!(matches!(Commit::decode(&bytes), Err(FormatError::Limit { .. })));
+    }
 }

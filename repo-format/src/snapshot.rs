@@ -1,11 +1,9 @@
 //! A snapshot's record: what was saved, when, how completely, and where its manifest starts.
 
-use crate::bytes::{Put, Reader, len_u64};
-use crate::error::FormatError;
-use crate::id::{ChunkId, ClusterId, SnapshotId};
-use crate::limits::{TAGS_MAX, TEXT_BYTES_MAX};
-
-const VERSION: u8 = 1;
+use crate::bytes::{Put, Reader, len_u64, to_usize};
+use crate::error::{FormatError, check_record_version};
+use crate::id::{ChunkId, ClusterId, SessionId, SnapshotId};
+use crate::limits::{ISSUES_MAX, RECORD_VERSION, TAGS_MAX, TEXT_BYTES_MAX};
 
 /// What kind of manifest a snapshot has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub struct Issue {
 }
 
 /// Issues kept by name; more are only counted.
-pub const ISSUES_KEPT: usize = 1000;
+pub const ISSUES_KEPT: usize = to_usize(ISSUES_MAX);
 
 /// Sizes of a snapshot, in bytes unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,7 +55,8 @@ pub struct Sizes {
     pub entries: u64,
 }
 
-/// One snapshot.
+/// One snapshot. Texts over [`TEXT_BYTES_MAX`] and lists over their limits are cut when it is
+/// encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The session that committed it.
@@ -81,8 +80,11 @@ pub struct Snapshot {
     pub started_ns: i64,
     /// When it was committed, likewise.
     pub finished_ns: i64,
-    /// Root of its manifest, a metadata chunk.
+    /// Root of its manifest, a metadata chunk; [`ChunkId::NONE`] for a checkpoint that has none.
     pub root: ChunkId,
+    /// For a checkpoint: the session whose indexed packs are kept whole while it is listed, so
+    /// that what a killed run stored is there for the next.
+    pub holds: Option<SessionId>,
     /// The snapshot it was compared with.
     pub parent: Option<SnapshotId>,
     /// Sizes.
@@ -96,8 +98,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Bytes of the shortest record.
+    pub(crate) const LEN_MIN: usize = 128;
+
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        out.u8(VERSION);
+        out.u8(RECORD_VERSION);
         out.raw(self.id.as_bytes());
         out.raw(self.cluster.as_bytes());
         out.u8(match self.kind {
@@ -110,18 +115,17 @@ impl Snapshot {
             Completeness::Checkpoint => 2,
         });
         for text in [&self.name, &self.host, &self.source, &self.program] {
-            out.blob(text.as_bytes());
+            out.text(text);
         }
-        out.varint(len_u64(self.tags.len()));
-        for (key, value) in &self.tags {
-            out.blob(key.as_bytes());
-            out.blob(value.as_bytes());
-        }
+        let mut tags: Vec<&(String, String)> = self.tags.iter().take(to_usize(TAGS_MAX)).collect();
+        tags.sort();
+        put_pairs(out, tags.iter().map(|(key, value)| (key, value)));
         out.i64(self.started_ns);
         out.i64(self.finished_ns);
         out.raw(self.root.as_bytes());
-        out.u8(self.parent.is_some().into());
-        out.raw(self.parent.unwrap_or(SnapshotId::NONE).as_bytes());
+        for id in [self.holds, self.parent] {
+            out.raw(id.unwrap_or(SnapshotId::NONE).as_bytes());
+        }
         let sizes = &self.sizes;
         for size in [
             sizes.logical,
@@ -134,19 +138,12 @@ impl Snapshot {
         ] {
             out.varint(size);
         }
-        out.varint(len_u64(self.issues.len()));
-        for issue in &self.issues {
-            out.blob(issue.what.as_bytes());
-            out.blob(issue.why.as_bytes());
-        }
+        let issues = self.issues.iter().take(ISSUES_KEPT);
+        put_pairs(out, issues.map(|issue| (&issue.what, &issue.why)));
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
-        let version = reader.u8()?;
-        if version > VERSION {
-            let (found, supported) = (version.into(), VERSION.into());
-            return Err(FormatError::NewerVersion { found, supported });
-        }
+        check_record_version(reader.u8()?)?;
         let id = SnapshotId::from_bytes(reader.array()?);
         let cluster = ClusterId(reader.array()?);
         let kind = match reader.u8()? {
@@ -164,11 +161,15 @@ impl Snapshot {
         let [name, host, source, program] =
             [text("name")?, text("host")?, text("source")?, text("program")?];
         let tags = read_pairs(reader, TAGS_MAX, "tags")?;
+        if !tags.is_sorted() {
+            return Err(FormatError::Inconsistent { what: "order of tags" });
+        }
         let started_ns = reader.i64()?;
         let finished_ns = reader.i64()?;
         let root = ChunkId(reader.array()?);
-        let has_parent = reader.u8()? != 0;
-        let parent = Some(SnapshotId::from_bytes(reader.array()?)).filter(|_| has_parent);
+        let mut optional_id =
+            || Ok(Some(SessionId(reader.array()?)).filter(|id| *id != SessionId::NONE));
+        let [holds, parent] = [optional_id()?, optional_id()?];
         let sizes = Sizes {
             logical: reader.varint()?,
             allocated: reader.varint()?,
@@ -178,7 +179,7 @@ impl Snapshot {
             entries: reader.varint()?,
         };
         let issue_count = reader.varint()?;
-        let issues = read_pairs(reader, len_u64(ISSUES_KEPT), "issues")?
+        let issues = read_pairs(reader, ISSUES_MAX, "issues")?
             .into_iter()
             .map(|(what, why)| Issue { what, why })
             .collect();
@@ -194,12 +195,24 @@ impl Snapshot {
             started_ns,
             finished_ns,
             root,
+            holds,
             parent,
             sizes,
             issue_count,
             issues,
             program,
         })
+    }
+}
+
+fn put_pairs<'a>(
+    out: &mut Vec<u8>,
+    pairs: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+) {
+    out.varint(len_u64(pairs.len()));
+    for (one, other) in pairs {
+        out.text(one);
+        out.text(other);
     }
 }
 
@@ -212,4 +225,87 @@ fn read_pairs(
     (0..count)
         .map(|_| Ok((reader.text(TEXT_BYTES_MAX, what)?, reader.text(TEXT_BYTES_MAX, what)?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    fn encode(snapshot: &Snapshot) -> Vec<u8> {
+        let mut out = Vec::new();
+        snapshot.put(&mut out);
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Snapshot, FormatError> {
+        let mut reader = Reader::new(bytes, "snapshot");
+        let snapshot = Snapshot::read(&mut reader)?;
+        reader.finish().map(|()| snapshot)
+    }
+
+    fn shortest() -> Snapshot {
+        Snapshot {
+            id: SessionId::NONE,
+            cluster: ClusterId::NONE,
+            kind: VolumeKind::Tree,
+            completeness: Completeness::Complete,
+            name: String::new(),
+            host: String::new(),
+            source: String::new(),
+            tags: Vec::new(),
+            started_ns: 0,
+            finished_ns: 0,
+            root: ChunkId::NONE,
+            holds: None,
+            parent: None,
+            sizes: Sizes::default(),
+            issue_count: 0,
+            issues: Vec::new(),
+            program: String::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_is_read_back_as_it_was(snapshot in testing::snapshot()) {
+            prop_assert_eq!(decode(&encode(&snapshot)).unwrap(), snapshot);
+        }
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused_or_another_snapshot() {
+        let snapshot = Snapshot {
+            name: "disk".into(),
+            tags: vec![("app".into(), "db".into()), ("app".into(), "web".into())],
+            issues: vec![Issue { what: "a/b".into(), why: "EIO".into() }],
+            parent: Some(SessionId([3; 16])),
+            ..shortest()
+        };
+        testing::refuses_damage_or_is_canonical(&encode(&snapshot), decode, encode);
+    }
+
+    #[test]
+    fn no_snapshot_is_shorter_than_its_smallest_count_assumes() {
+        assert_eq!(encode(&shortest()).len(), Snapshot::LEN_MIN);
+    }
+
+    #[test]
+    fn whatever_a_snapshot_says_it_can_be_read_back() {
+        let long = "ü".repeat(4096);
+        let snapshot = Snapshot {
+            name: long.clone(),
+            source: long.clone(),
+            tags: (0..2000).rev().map(|n| (n.to_string(), long.clone())).collect(),
+            issues: vec![Issue { what: long.clone(), why: long }; 2000],
+            ..shortest()
+        };
+        let read = decode(&encode(&snapshot)).unwrap();
+        assert_eq!(read.name, "ü".repeat(2048));
+        assert_eq!(read.issues.len(), ISSUES_KEPT);
+        assert!(read.tags.is_sorted());
+        assert_eq!(encode(&read), encode(&decode(&encode(&read)).unwrap()));
+    }
 }

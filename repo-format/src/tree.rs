@@ -11,15 +11,14 @@
 
 use std::cmp::Ordering;
 
-use crate::bytes::{Put, Reader, len_u64};
-use crate::error::FormatError;
+use crate::bytes::{Put, Reader, len_u64, to_usize};
+use crate::error::{FormatError, check_record_version};
 use crate::id::ChunkId;
 use crate::limits::{
-    ENTRY_SLICES_MAX, EXTENTS_MAX, INDIRECT_MAX, INLINE_BYTES_MAX, PATH_BYTES_MAX,
-    SLICES_PER_CHUNK, TREE_DEPTH_MAX, TREE_PAGE_BYTES_MAX, XATTR_BYTES_MAX, XATTRS_MAX,
+    ENTRY_SLICES_MAX, EXTENTS_MAX, INDIRECT_MAX, INLINE_BYTES_MAX, LONG_PATH_BYTES, PATH_BYTES_MAX,
+    RECORD_VERSION, SLICES_PER_CHUNK, TREE_DEPTH_MAX, TREE_PAGE_BYTES_MAX, TREE_PATHS_BYTES_MAX,
+    XATTR_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX,
 };
-
-const VERSION: u8 = 1;
 
 /// One object of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +36,18 @@ pub struct Entry {
     /// Empty for a file without holes; the content is then `meta.size` bytes, otherwise the
     /// extents' bytes one after the other. [`Extent`] with `len` 0 at `size` marks all-hole files.
     pub extents: Vec<Extent>,
+}
+
+impl Entry {
+    /// Whether a page that holds this entry can be read back. A writer asks before it appends an
+    /// entry, and names what cannot be stored.
+    ///
+    /// # Errors
+    ///
+    /// The first limit exceeded or rule broken.
+    pub fn check(&self) -> Result<(), FormatError> {
+        decode_page(&encode_leaf(std::slice::from_ref(self))).map(drop)
+    }
 }
 
 /// What an [`Entry`] is.
@@ -177,7 +188,7 @@ pub enum Page {
 
 /// Encodes a page of level 0. Entries must be in path order.
 pub fn encode_leaf(entries: &[Entry]) -> Vec<u8> {
-    let mut out = vec![VERSION, 0];
+    let mut out = vec![RECORD_VERSION, 0];
     out.varint(len_u64(entries.len()));
     let mut previous: &[u8] = &[];
     for entry in entries {
@@ -190,7 +201,7 @@ pub fn encode_leaf(entries: &[Entry]) -> Vec<u8> {
 
 /// Encodes a page of `level` ≥ 1.
 pub fn encode_inner(level: u8, children: &[Child]) -> Vec<u8> {
-    let mut out = vec![VERSION, level];
+    let mut out = vec![RECORD_VERSION, level];
     out.varint(len_u64(children.len()));
     let mut previous: &[u8] = &[];
     for child in children {
@@ -213,43 +224,45 @@ pub fn decode_page(bytes: &[u8]) -> Result<Page, FormatError> {
         return Err(FormatError::Limit { what: "tree page", found, limit });
     }
     let mut reader = Reader::new(bytes, "tree page");
-    check_version(reader.u8()?)?;
+    check_record_version(reader.u8()?)?;
     let level = reader.u8()?;
     if level > TREE_DEPTH_MAX {
         return Err(FormatError::Inconsistent { what: "level of a tree page" });
     }
-    let count = reader.count(u64::MAX, 3, "entries of a tree page")?;
     let page = if level == 0 {
-        Page::Leaf(read_entries(&mut reader, count)?)
+        Page::Leaf(read_entries(&mut reader)?)
     } else {
-        Page::Inner { level, children: read_children(&mut reader, count)? }
+        Page::Inner { level, children: read_children(&mut reader)? }
     };
     reader.finish()?;
     Ok(page)
 }
 
-fn check_version(version: u8) -> Result<(), FormatError> {
-    if version > VERSION {
-        return Err(FormatError::NewerVersion { found: version.into(), supported: VERSION.into() });
-    }
-    Ok(())
-}
+/// Bytes of the shortest entry and of the shortest child.
+const ENTRY_LEN_MIN: usize = 21;
+const CHILD_LEN_MIN: usize = 35;
 
-fn read_entries(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Entry>, FormatError> {
-    // A decoded entry is larger than its bytes; growing by need keeps a lying count harmless.
-    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(1024));
+/// Rows that are reserved before they are read: a decoded row is larger than its bytes.
+const ROWS_RESERVED: usize = 1024;
+
+fn read_entries(reader: &mut Reader<'_>) -> Result<Vec<Entry>, FormatError> {
+    let count = reader.count(u64::MAX, ENTRY_LEN_MIN, "entries of a tree page")?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(ROWS_RESERVED));
+    let mut paths = Paths::default();
     for _ in 0..count {
-        let path = read_path(reader, entries.last().map(|entry| entry.path.as_slice()))?;
+        let path = paths.read(reader, entries.last().map(|entry| entry.path.as_slice()))?;
         entries.push(read_entry(reader, path)?);
     }
     Ok(entries)
 }
 
-fn read_children(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Child>, FormatError> {
-    let mut children: Vec<Child> = Vec::with_capacity(count.min(1024));
+fn read_children(reader: &mut Reader<'_>) -> Result<Vec<Child>, FormatError> {
+    let count = reader.count(u64::MAX, CHILD_LEN_MIN, "entries of a tree page")?;
+    let mut children: Vec<Child> = Vec::with_capacity(count.min(ROWS_RESERVED));
+    let mut paths = Paths::default();
     for _ in 0..count {
-        let first_path =
-            read_path(reader, children.last().map(|child| child.first_path.as_slice()))?;
+        let last = children.last().map(|child| child.first_path.as_slice());
+        let first_path = paths.read(reader, last)?;
         let page = ChunkId(reader.array()?);
         children.push(Child { page, first_path, entries: reader.varint()? });
     }
@@ -262,19 +275,44 @@ fn put_path(out: &mut Vec<u8>, previous: &[u8], path: &[u8]) {
     out.blob(path.get(shared..).unwrap_or_default());
 }
 
-fn read_path(reader: &mut Reader<'_>, previous: Option<&[u8]>) -> Result<Vec<u8>, FormatError> {
-    let shared = reader.bounded(PATH_BYTES_MAX, "shared part of a path")?;
-    let rest = reader.blob(PATH_BYTES_MAX, "path")?;
-    let shared = usize::try_from(shared)
-        .ok()
-        .and_then(|shared| previous.unwrap_or_default().get(..shared))
-        .ok_or(FormatError::Inconsistent { what: "shared part of a path" })?;
-    let path = [shared, rest].concat();
-    let ordered = previous.is_none_or(|previous| cmp_paths(previous, &path) == Ordering::Less);
-    if !ordered || !is_safe_path(&path) {
-        return Err(FormatError::Inconsistent { what: "path in a tree page" });
+/// Reads a page's paths and keeps count of what they take without their prefixes shared.
+#[derive(Default)]
+struct Paths {
+    total_bytes: u64,
+}
+
+impl Paths {
+    fn read(
+        &mut self,
+        reader: &mut Reader<'_>,
+        previous: Option<&[u8]>,
+    ) -> Result<Vec<u8>, FormatError> {
+        let shared = reader.bounded(PATH_BYTES_MAX, "shared part of a path")?;
+        let rest = reader.blob(PATH_BYTES_MAX, "path")?;
+        let (shared, differing) =
+            previous
+                .unwrap_or_default()
+                .split_at_checked(to_usize(shared))
+                .ok_or(FormatError::Inconsistent { what: "shared part of a path" })?;
+        let path_bytes = len_u64(shared.len() + rest.len());
+        check_limit("path", path_bytes, PATH_BYTES_MAX)?;
+        self.total_bytes = self.total_bytes.saturating_add(path_bytes);
+        check_limit("paths of a tree page", self.total_bytes, TREE_PATHS_BYTES_MAX)?;
+        let path = [shared, rest].concat();
+        let ordered = previous.is_none_or(|previous| cmp_paths(previous, &path) == Ordering::Less);
+        let shares_all = rest.first().is_none_or(|first| differing.first() != Some(first));
+        if !ordered || !shares_all || !is_safe_path(&path) {
+            return Err(FormatError::Inconsistent { what: "path in a tree page" });
+        }
+        Ok(path)
     }
-    Ok(path)
+}
+
+fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), FormatError> {
+    if found > limit {
+        return Err(FormatError::Limit { what, found, limit });
+    }
+    Ok(())
 }
 
 const HAS_EXTENTS: u8 = 0x08;
@@ -321,8 +359,10 @@ fn put_meta(out: &mut Vec<u8>, meta: &Meta) {
         out.varint(number);
     }
     if !meta.xattrs.is_empty() {
-        out.varint(len_u64(meta.xattrs.len()));
-        for xattr in &meta.xattrs {
+        let mut xattrs: Vec<&Xattr> = meta.xattrs.iter().collect();
+        xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+        out.varint(len_u64(xattrs.len()));
+        for xattr in xattrs {
             out.blob(&xattr.name);
             out.blob(&xattr.value);
         }
@@ -381,14 +421,16 @@ fn read_entry(reader: &mut Reader<'_>, path: Vec<u8>) -> Result<Entry, FormatErr
     let extents =
         if head & HAS_EXTENTS == 0 { Vec::new() } else { read_extents(reader, meta.size)? };
     let entry = Entry { path, kind, meta, content, extents };
-    check_entry(&entry)?;
+    check_content(&entry)?;
     Ok(entry)
 }
 
 /// The rules that tie an entry's fields together, so that a restore need not ask again.
-fn check_entry(entry: &Entry) -> Result<(), FormatError> {
+fn check_content(entry: &Entry) -> Result<(), FormatError> {
     let content_fits = match (&entry.content, entry.kind) {
-        (Content::Symlink(_), kind) => kind == EntryKind::Symlink,
+        (Content::Symlink(target), kind) => {
+            kind == EntryKind::Symlink && !target.is_empty() && !target.contains(&0)
+        }
         (Content::HardLink(path), kind) => {
             kind != EntryKind::Dir
                 && is_safe_path(path)
@@ -401,10 +443,11 @@ fn check_entry(entry: &Entry) -> Result<(), FormatError> {
     if !content_fits || (!entry.extents.is_empty() && entry.kind != EntryKind::File) {
         return Err(FormatError::Inconsistent { what: "content of a tree entry" });
     }
+    // Extents do not overlap and lie inside the file: their sum cannot overflow.
     let data_bytes = if entry.extents.is_empty() {
         entry.meta.size
     } else {
-        entry.extents.iter().map(|extent| extent.len).sum()
+        entry.extents.iter().fold(0u64, |sum, extent| sum.saturating_add(extent.len))
     };
     let stored = match &entry.content {
         Content::None if entry.kind == EntryKind::File => Some(0),
@@ -450,14 +493,28 @@ fn read_meta(reader: &mut Reader<'_>, has_xattrs: bool) -> Result<Meta, FormatEr
         return Err(FormatError::Inconsistent { what: "mode" });
     }
     if has_xattrs {
-        let count = reader.count(XATTRS_MAX, 2, "extended attributes")?;
-        for _ in 0..count {
-            let name = reader.blob(256, "name of an extended attribute")?.to_vec();
-            let value = reader.blob(XATTR_BYTES_MAX, "extended attribute")?.to_vec();
-            meta.xattrs.push(Xattr { name, value });
-        }
+        meta.xattrs = read_xattrs(reader)?;
     }
     Ok(meta)
+}
+
+fn read_xattrs(reader: &mut Reader<'_>) -> Result<Vec<Xattr>, FormatError> {
+    let broken = FormatError::Inconsistent { what: "extended attributes" };
+    let count = reader.count(XATTRS_MAX, 3, "extended attributes")?;
+    let mut xattrs: Vec<Xattr> = Vec::new();
+    let mut total_bytes = 0u64;
+    for _ in 0..count {
+        let name = reader.blob(XATTR_NAME_BYTES_MAX, "name of an extended attribute")?;
+        let value = reader.blob(XATTR_BYTES_MAX, "extended attribute")?;
+        total_bytes = total_bytes.saturating_add(len_u64(name.len() + value.len()));
+        check_limit("extended attributes of a file", total_bytes, XATTRS_BYTES_MAX)?;
+        let ascending = xattrs.last().is_none_or(|last| last.name.as_slice() < name);
+        if !ascending || name.is_empty() || name.contains(&0) {
+            return Err(broken);
+        }
+        xattrs.push(Xattr { name: name.to_vec(), value: value.to_vec() });
+    }
+    if xattrs.is_empty() { Err(broken) } else { Ok(xattrs) }
 }
 
 fn read_content(reader: &mut Reader<'_>, tag: u8) -> Result<Content, FormatError> {
@@ -506,12 +563,12 @@ fn read_extents(reader: &mut Reader<'_>, size: u64) -> Result<Vec<Extent>, Forma
         end = offset.checked_add(len).filter(|end| *end <= size).ok_or(broken.clone())?;
         extents.push(Extent { offset, len });
     }
-    Ok(extents)
+    if extents.is_empty() { Err(broken) } else { Ok(extents) }
 }
 
 /// Encodes at most [`SLICES_PER_CHUNK`] slices as the plain bytes of a metadata chunk.
 pub fn encode_slices(slices: &[Slice]) -> Vec<u8> {
-    let mut out = vec![VERSION];
+    let mut out = vec![RECORD_VERSION];
     put_slices(&mut out, slices);
     out
 }
@@ -523,7 +580,7 @@ pub fn encode_slices(slices: &[Slice]) -> Vec<u8> {
 /// Any [`FormatError`].
 pub fn decode_slices(bytes: &[u8]) -> Result<Vec<Slice>, FormatError> {
     let mut reader = Reader::new(bytes, "chunk of slices");
-    check_version(reader.u8()?)?;
+    check_record_version(reader.u8()?)?;
     let slices = read_slices(&mut reader, len_u64(SLICES_PER_CHUNK))?;
     reader.finish()?;
     Ok(slices)
@@ -547,8 +604,8 @@ pub struct TreeRoot {
 impl TreeRoot {
     /// The root's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.level, u8::from(self.page.is_some())];
-        out.raw(self.page.unwrap_or(ChunkId([0; 32])).as_bytes());
+        let mut out = vec![RECORD_VERSION, self.level];
+        out.optional(self.page.as_ref().map(ChunkId::as_bytes));
         for number in [self.entries, self.files, self.bytes] {
             out.u64(number);
         }
@@ -562,12 +619,10 @@ impl TreeRoot {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "tree root");
-        check_version(reader.u8()?)?;
+        check_record_version(reader.u8()?)?;
         let level = reader.u8()?;
-        let has_page = reader.u8()? != 0;
-        let page = ChunkId(reader.array()?);
         let root = Self {
-            page: has_page.then_some(page),
+            page: reader.optional()?.map(ChunkId),
             level,
             entries: reader.u64()?,
             files: reader.u64()?,
@@ -584,12 +639,19 @@ impl TreeRoot {
 /// Decides where pages end.
 ///
 /// A leaf ends after an entry whose keyed name hash says so (on average every 64 entries), once
-/// the page holds [`Self::MIN_BYTES`], and always at [`Self::TARGET_MAX_BYTES`]. An inner page ends
+/// the page holds [`Self::MIN_BYTES`], and always at [`Self::TARGET_MAX_BYTES`] or after a path
+/// longer than [`LONG_PATH_BYTES`]. An inner page ends
 /// likewise after a child whose page id says so. Both depend on names and ids only, so an
 /// unchanged run of entries meets the same ends whatever happened before it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct PageCutter {
     key: [u8; 32],
+}
+
+impl std::fmt::Debug for PageCutter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PageCutter(…)")
+    }
 }
 
 impl PageCutter {
@@ -610,13 +672,19 @@ impl PageCutter {
     /// Whether a leaf of `page_bytes` that has just taken the entry at `path` ends here.
     pub fn ends_leaf(&self, path: &[u8], page_bytes: usize) -> bool {
         page_bytes >= Self::TARGET_MAX_BYTES
+            || path.len() > LONG_PATH_BYTES
             || (page_bytes >= Self::MIN_BYTES
-                && blake3::keyed_hash(&self.key, path).as_bytes()[0] & 0x3f == 0)
+                && one_in_64(blake3::keyed_hash(&self.key, path).as_bytes()))
     }
 
     /// Whether an inner page of `children` that has just taken the page `last` ends here.
     pub fn ends_inner(last: &ChunkId, children: usize) -> bool {
         children >= Self::MAX_CHILDREN
-            || (children >= Self::MIN_CHILDREN && last.as_bytes()[0] & 0x3f == 0)
+            || (children >= Self::MIN_CHILDREN && one_in_64(last.as_bytes()))
     }
+}
+
+fn one_in_64(hash: &[u8; 32]) -> bool {
+    let [first, ..] = hash;
+    first.trailing_zeros() >= 6
 }

@@ -33,7 +33,7 @@ pub use error::{Issue, IssueKind, Issues, TreeError};
 pub use source::BatchSource;
 pub use writer::TreeWriter;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Counters of a run in progress; any thread may look at any time.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ pub struct Progress {
     /// Files found unchanged: not opened in a backup, not written in a restore.
     pub unchanged_files: AtomicU64,
     /// Whether the walk has met everything, so that `found` is the total.
-    pub walked: std::sync::atomic::AtomicBool,
+    pub walked: AtomicBool,
 }
 
 impl Progress {
@@ -89,4 +89,31 @@ pub struct Totals {
     pub unchanged_files: u64,
     /// Things a pattern, a mount point or a cache tag excluded; a directory counts once.
     pub excluded: u64,
+}
+
+/// Whether the threads of a run are to stop.
+#[derive(Debug)]
+pub(crate) struct Stop<'a> {
+    /// Set by the caller.
+    cancel: &'a AtomicBool,
+    /// Set when one of them failed.
+    failed: AtomicBool,
+}
+
+impl<'a> Stop<'a> {
+    pub(crate) const fn new(cancel: &'a AtomicBool) -> Self {
+        Self { cancel, failed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.is_cancelled()
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
 }

@@ -25,6 +25,10 @@ mod transfer;
 mod uring;
 mod writer;
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests;
+
 pub use buffer::{AlignedBuf, BUFFER_ALIGN_BYTES, BufPool, PooledBuf};
 pub use engine::{
     Engine, ReadDone, ReadEnd, ReadRequest, ReadSetup, ReadSummary, Reading, read_all,

@@ -152,3 +152,120 @@ impl Transfer {
 fn again(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::ECANCELED))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    const BLOCK: usize = 8;
+
+    /// Carries a transfer out on a volume in memory, `most` bytes a step.
+    fn carry(mut transfer: Transfer, volume: &[u8], most: usize) -> (Vec<u8>, Vec<Step>) {
+        let mut buffer = vec![0xee; transfer.room_bytes];
+        let mut steps = Vec::new();
+        while let Some(step) = transfer.next() {
+            let at = usize::try_from(step.offset_bytes).unwrap();
+            let end = (at + step.len_bytes.min(most)).min(volume.len());
+            buffer[step.at..step.at + end - at].copy_from_slice(&volume[at..end]);
+            transfer.record(&step, Ok(end - at)).unwrap();
+            steps.push(step);
+        }
+        buffer.truncate(transfer.len_bytes);
+        (buffer, steps)
+    }
+
+    /// Every way, kind, offset, length, room and step size of a small volume.
+    fn every_case(mut check: impl FnMut(Transfer, &[u8], usize)) {
+        let volume: Vec<u8> = (0..37).collect();
+        for (way, kind, direct) in [
+            (Way::Read, VolumeKind::File, true),
+            (Way::Read, VolumeKind::BlockDevice, true),
+            (Way::Write, VolumeKind::File, true),
+            (Way::Write, VolumeKind::BlockDevice, true),
+            (Way::Read, VolumeKind::File, false),
+        ] {
+            let shape = Shape { direct, kind, alignment_bytes: BLOCK as u64 };
+            for offset in 0..volume.len() {
+                for len in 0..=volume.len() - offset {
+                    for (room, most) in [(len, 99), (len + 9, 99), (len + 9, 3), (48, 8), (48, 1)] {
+                        let room = room.max(len);
+                        check(Transfer::new(shape, way, offset as u64, len, room), &volume, most);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_transfer_moves_its_range_and_no_byte_else() {
+        every_case(|transfer, volume, most| {
+            let at = usize::try_from(transfer.offset_bytes).unwrap();
+            let want = volume[at..at + transfer.len_bytes].to_vec();
+            let told = format!("{transfer:?}, {most} a step");
+            assert!(carry(transfer, volume, most).0 == want, "{told}");
+        });
+    }
+
+    #[test]
+    fn direct_steps_are_aligned_and_stay_in_the_buffer() {
+        every_case(|transfer, volume, most| {
+            let told = format!("{transfer:?}, {most} a step");
+            let (write, room) = (transfer.way == Way::Write, transfer.room_bytes);
+            let device = transfer.shape.kind == VolumeKind::BlockDevice;
+            let end = usize::try_from(transfer.offset_bytes).unwrap() + transfer.len_bytes;
+            for step in carry(transfer, volume, most).1 {
+                let at = usize::try_from(step.offset_bytes).unwrap();
+                assert!(step.at + step.len_bytes <= room, "{told}: {step:?}");
+                if step.direct {
+                    for number in [at, step.at, step.len_bytes] {
+                        assert!(number.is_multiple_of(BLOCK), "{told}: {step:?}");
+                    }
+                }
+                if write || device {
+                    assert!(at + step.len_bytes <= end, "{told}: {step:?} overshoots");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_whole_aligned_request_is_one_direct_step() {
+        for way in [Way::Read, Way::Write] {
+            let shape = Shape { direct: true, kind: VolumeKind::File, alignment_bytes: 4096 };
+            let transfer = Transfer::new(shape, way, 1 << 20, 1 << 20, 1 << 20);
+            let volume = vec![0; 2 << 20];
+            assert_eq!(carry(transfer, &volume, usize::MAX >> 1).1.len(), 1);
+        }
+    }
+
+    fn reading() -> Transfer {
+        let shape = Shape { direct: true, kind: VolumeKind::File, alignment_bytes: 8 };
+        Transfer::new(shape, Way::Read, 0, 16, 16)
+    }
+
+    #[test]
+    fn interruptions_are_repeated_but_not_for_ever() {
+        for code in [libc::EINTR, libc::EAGAIN, libc::ECANCELED] {
+            let mut transfer = reading();
+            let step = transfer.next().unwrap();
+            for _ in 0..RETRIES_MAX {
+                transfer.record(&step, Err(io::Error::from_raw_os_error(code))).unwrap();
+                assert_eq!(transfer.next(), Some(step));
+            }
+            transfer.record(&step, Err(io::Error::from_raw_os_error(code))).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_direct_io_goes_on_through_the_cache() {
+        let mut transfer = reading();
+        let step = transfer.next().unwrap();
+        assert!(step.direct);
+        let refused = || Err(io::Error::from_raw_os_error(libc::EINVAL));
+        transfer.record(&step, refused()).unwrap();
+        let step = transfer.next().unwrap();
+        assert!(!step.direct);
+        transfer.record(&step, refused()).unwrap_err();
+    }
+}

@@ -25,10 +25,6 @@ pub trait ChunkSource: Send + Sync {
     /// # Errors
     ///
     /// The chunk is not in the repository, is damaged, or the store failed.
-    fn get(
-        &self,
-        kind: PackKind,
-        id: &ChunkId,
-        plain: &mut Vec<u8>,
-    ) -> Result<(), RepositoryError>;
+    fn get(&self, kind: PackKind, id: &ChunkId, plain: &mut Vec<u8>)
+    -> Result<(), RepositoryError>;
 }

@@ -1,1 +1,28 @@
-//! To be written.
+//! A Salvor repository as a library.
+//!
+//! [`Repository`] opens one; [`writer::Writer`] stores chunks and commits snapshots;
+//! [`reader::Reader`] gives chunks back; [`gc`] forgets and prunes; [`check`] verifies. The
+//! protocol that lets all of them run at once is in FORMAT.md of `repo-format`.
+
+pub mod catalog;
+pub mod check;
+pub mod chunks;
+mod error;
+pub mod gc;
+pub mod index;
+pub mod packer;
+pub mod process;
+mod random;
+pub mod reader;
+mod repository;
+pub mod retention;
+pub mod segments;
+pub mod session;
+pub mod stats;
+pub mod store;
+pub mod view;
+pub mod walk;
+pub mod writer;
+
+pub use error::RepositoryError;
+pub use repository::{InitOptions, Repository, SlotInfo, UnlockSecret};

@@ -70,20 +70,28 @@ pub enum StoreError {
     #[error("{at} exists already")]
     Exists { at: String },
 
-    #[error("{at} has {size_bytes} bytes, but bytes up to {end_bytes} were wanted: it is damaged or not the object that was expected")]
+    #[error(
+        "{at} has {size_bytes} bytes, but bytes up to {end_bytes} were wanted: it is damaged or not the object that was expected"
+    )]
     Short { at: String, end_bytes: u64, size_bytes: u64 },
 
-    #[error("{at} has {size_bytes} bytes, more than the {limit_bytes} that such an object may have: it is damaged or not ours")]
+    #[error(
+        "{at} has {size_bytes} bytes, more than the {limit_bytes} that such an object may have: it is damaged or not ours"
+    )]
     TooLarge { at: String, size_bytes: u64, limit_bytes: u64 },
 
     /// Only heartbeats are ever rewritten; asking for anything else is our own bug.
     #[error("{at} may be written only once, so it was not replaced")]
     WriteOnce { at: String },
 
-    #[error("no right to {op} {at}: check its owner and mode, and that its file system is mounted read-write where it is to be written")]
+    #[error(
+        "no right to {op} {at}: check its owner and mode, and that its file system is mounted read-write where it is to be written"
+    )]
     Denied { op: Op, at: String, source: io::Error },
 
-    #[error("no space left to {op} {at}: free space there, raise its quota or prune; what is stored already is sound")]
+    #[error(
+        "no space left to {op} {at}: free space there, raise its quota or prune; what is stored already is sound"
+    )]
     Full { op: Op, at: String, source: io::Error },
 
     /// May work if tried again: a time-out, a stale handle, too many requests. After a write it
@@ -97,7 +105,9 @@ pub enum StoreError {
     Io { op: Op, at: String, source: io::Error },
 
     /// [`super::wrap::Retry`] tried as long as it may.
-    #[error("gave up after {tries} tries in {waited_ms} ms: check the network and the storage, then run the command again")]
+    #[error(
+        "gave up after {tries} tries in {waited_ms} ms: check the network and the storage, then run the command again"
+    )]
     GaveUp { tries: u32, waited_ms: u64, source: Box<StoreError> },
 }
 

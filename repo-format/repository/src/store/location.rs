@@ -25,22 +25,32 @@ pub enum Location {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message is its doc")]
 pub enum OpenError {
-    #[error("`{url}` is no place for a repository: {why}. Give a path, file:///dir or s3://bucket/prefix")]
+    #[error(
+        "`{url}` is no place for a repository: {why}. Give a path, file:///dir or s3://bucket/prefix"
+    )]
     Url { url: String, why: &'static str },
 
-    #[error("`{url}` is on S3, which this build of salvor does not support yet: use a path or file:///dir")]
+    #[error(
+        "`{url}` is on S3, which this build of salvor does not support yet: use a path or file:///dir"
+    )]
     Unsupported { url: String },
 
-    #[error("{at} does not exist: check the path and that its file system is mounted; `salvor init` makes a new repository")]
+    #[error(
+        "{at} does not exist: check the path and that its file system is mounted; `salvor init` makes a new repository"
+    )]
     Missing { at: String },
 
-    #[error("{at} does not exist, so no repository can be made in it: check the path and that its file system is mounted, or make the folder")]
+    #[error(
+        "{at} does not exist, so no repository can be made in it: check the path and that its file system is mounted, or make the folder"
+    )]
     NoParent { at: String },
 
     #[error("{at} is not a directory")]
     NotADirectory { at: String },
 
-    #[error("{at} is not a repository: it has no `config`. Check the path; `salvor init` makes a new repository")]
+    #[error(
+        "{at} is not a repository: it has no `config`. Check the path; `salvor init` makes a new repository"
+    )]
     NotARepository { at: String },
 
     #[error("{at} is a repository already")]

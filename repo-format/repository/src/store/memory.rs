@@ -40,6 +40,7 @@ impl Memory {
     }
 
     /// A copy of what is stored now.
+    #[must_use]
     pub fn fork(&self) -> Self {
         Self { objects: Mutex::new(self.objects().clone()) }
     }

@@ -15,8 +15,7 @@ pub(super) const TEMPORARY: &str = "tmp";
 /// The repository's own folder, as a path below itself.
 pub(super) const ROOT: &str = ".";
 
-/// Which folders are known to exist durably: those of [`Prefix::ALL`], then the two that every
-/// write needs.
+/// Which folders are known to exist durably: those of [`Prefix::ALL`], and [`TEMPORARY`].
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
     prefixes: [bool; Prefix::ALL.len()],
@@ -32,21 +31,21 @@ impl FsStore {
     /// Makes sure that the folders for a write exist and that a power cut cannot take them back.
     /// A folder that exists may have been made just now by another process, which has not synced
     /// it yet; so this syncs in any case, once in a process's life.
-    pub(super) fn prepare(&self, op: Op, prefix: Option<Prefix>) -> Result<(), StoreError> {
+    pub(super) fn prepare(&self, op: Op, prefixes: &[Prefix]) -> Result<(), StoreError> {
+        let place = |prefix: &Prefix| Prefix::ALL.iter().position(|one| one == prefix);
         let mut prepared = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = Prefix::ALL.iter().position(|one| Some(*one) == prefix);
-        let ready = position.is_none_or(|position| prepared.prefixes[position]);
+        let ready = prefixes.iter().filter_map(place).all(|place| prepared.prefixes[place]);
         if ready && prepared.temporary {
             return Ok(());
         }
         self.make_folder(op, TEMPORARY)?;
-        if let Some(prefix) = prefix {
-            self.make_prefix(op, prefix)?;
+        for prefix in prefixes {
+            self.make_prefix(op, *prefix)?;
         }
         self.sync_folder(op, ROOT)?;
         prepared.temporary = true;
-        if let Some(position) = position {
-            prepared.prefixes[position] = true;
+        for place in prefixes.iter().filter_map(place) {
+            prepared.prefixes[place] = true;
         }
         Ok(())
     }

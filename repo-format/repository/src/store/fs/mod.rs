@@ -107,9 +107,10 @@ impl FsStore {
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0));
         // Bounded once more: whatever wrote this file may be writing still.
-        File::from(file).take(limit_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(
-            |error| StoreError::from_io(Op::Get, self.at(&key.to_string()), error),
-        )?;
+        File::from(file)
+            .take(limit_bytes.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|error| StoreError::from_io(Op::Get, self.at(&key.to_string()), error))?;
         if bytes.len() as u64 > limit_bytes { too_large(bytes.len() as u64) } else { Ok(bytes) }
     }
 
@@ -197,7 +198,7 @@ impl Store for FsStore {
     fn put_new(&self, key: &ObjectKey, body: &[u8]) -> Result<(), StoreError> {
         let path = key.to_string();
         let exists = || StoreError::Exists { at: self.at(&path) };
-        self.prepare(Op::PutNew, key.prefix())?;
+        self.prepare(Op::PutNew, key.prefix().as_slice())?;
         // Opened before the link, so that it hears of every error in writing the link.
         let folder = self.open_folder(Op::PutNew, folder::of(&path))?;
         self.refresh(key);
@@ -214,7 +215,7 @@ impl Store for FsStore {
         if !may_rewrite(key) {
             return Err(StoreError::WriteOnce { at: self.at(&path) });
         }
-        self.prepare(Op::Put, key.prefix())?;
+        self.prepare(Op::Put, key.prefix().as_slice())?;
         self.publish_over(&path, body)
     }
 
@@ -248,9 +249,8 @@ impl Store for FsStore {
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
         let path = key.to_string();
         let find = || statat(&self.root, &*path, AtFlags::empty());
-        let stat = self
-            .twice_if_missing(key, find)
-            .map_err(|errno| self.error(Op::Size, &path, errno))?;
+        let stat =
+            self.twice_if_missing(key, find).map_err(|errno| self.error(Op::Size, &path, errno))?;
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 

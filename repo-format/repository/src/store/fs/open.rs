@@ -27,7 +27,11 @@ impl FsStore {
     /// [`OpenError::Store`] with what the system answers, [`StoreError::Denied`] among it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let store = Self::open_root(path)?;
-        if store.has_config()? { Ok(store) } else { Err(OpenError::NotARepository { at: show(path) }) }
+        if store.has_config()? {
+            Ok(store)
+        } else {
+            Err(OpenError::NotARepository { at: show(path) })
+        }
     }
 
     /// Makes the folders of a new repository at `path`, where there may be an empty folder, or
@@ -56,9 +60,7 @@ impl FsStore {
         if let Some(example) = store.foreign_name()? {
             return Err(OpenError::NotEmpty { at: show(path), example });
         }
-        for prefix in Prefix::ALL {
-            store.prepare(Op::Open, Some(prefix))?;
-        }
+        store.prepare(Op::Open, &Prefix::ALL)?;
         Ok(store)
     }
 

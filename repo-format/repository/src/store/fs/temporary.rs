@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, FileType, OFlags, RenameFlags, fsync, linkat, openat, renameat, renameat_with,
-    statat, unlinkat,
+    AtFlags, FileType, OFlags, RenameFlags, fsync, linkat, openat, renameat, renameat_with, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -44,6 +44,14 @@ impl FsStore {
         match temporary.link_to(path) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
+            Err(Errno::OPNOTSUPP) => Err(StoreError::Io {
+                op: Op::PutNew,
+                at: self.at(path),
+                source: std::io::Error::other(
+                    "its file system has neither hard links nor renames that replace nothing, \
+                     so it cannot hold a repository",
+                ),
+            }),
             Err(errno) => Err(self.error(Op::PutNew, path, errno)),
         }
     }
@@ -56,7 +64,12 @@ impl FsStore {
     }
 
     /// `path`: the object that it is for, for messages.
-    fn write_temporary(&self, op: Op, path: &str, body: &[u8]) -> Result<Temporary<'_>, StoreError> {
+    fn write_temporary(
+        &self,
+        op: Op,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Temporary<'_>, StoreError> {
         let temporary = self.create_temporary(op, path)?;
         direct::write_whole(self, &temporary.file, body)
             .map_err(|errno| self.error(op, path, errno))?;
@@ -121,10 +134,13 @@ impl Temporary<'_> {
         }
     }
 
-    /// The other atomic way. Where a link cannot be had this may not be either, then `EINVAL`.
+    /// The other atomic way; `EOPNOTSUPP` where there is neither.
     fn rename_to(&self, path: &str) -> Result<(), Errno> {
         let root = &self.store.root;
-        renameat_with(root, &*self.path, root, path, RenameFlags::NOREPLACE)
+        match renameat_with(root, &*self.path, root, path, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::OPNOTSUPP),
+            renamed => renamed,
+        }
     }
 
     fn is_at(&self, path: &str) -> bool {
@@ -173,8 +189,7 @@ impl Writer {
         let known = this.boot.is_some() && this.namespace != 0;
         let comparable = known && self.boot == this.boot && self.namespace == this.namespace;
         let process = i32::try_from(self.process).ok().and_then(Pid::from_raw);
-        comparable
-            && process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH))
+        comparable && process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH))
     }
 }
 

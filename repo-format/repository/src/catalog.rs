@@ -1,0 +1,190 @@
+//! Reading the catalog chain and adding to it.
+
+use std::collections::BTreeMap;
+
+use repo_format::catalog::{self, Catalog, Listed, PageRef, page_of};
+use repo_format::id::SnapshotId;
+use repo_format::key::{ObjectKey, Prefix};
+use repo_format::limits::RECORD_BYTES_MAX;
+
+use crate::repository::now_s;
+use crate::store::StoreError;
+use crate::{Repository, RepositoryError, random};
+
+/// A page is split when it holds more snapshots than this on average.
+const PAGE_SNAPSHOTS: usize = 256;
+
+/// One version of the catalog with its snapshot list.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// BLAKE3 of its sealed object: what the next version names.
+    pub hash: [u8; 32],
+    /// Its snapshots.
+    pub snapshots: BTreeMap<SnapshotId, Listed>,
+}
+
+/// Number of the newest catalog.
+///
+/// # Errors
+///
+/// The store failed, or has no catalog at all.
+pub fn newest_number(repository: &Repository) -> Result<u64, RepositoryError> {
+    match repository.store().list_first(Prefix::Catalogs)? {
+        Some(ObjectKey::Catalog(n)) => Ok(n),
+        _ => Err(RepositoryError::Store(StoreError::Missing {
+            at: format!("{}: every catalog (cat/)", repository.store().describe()),
+        })),
+    }
+}
+
+/// The newest catalog and its snapshots.
+///
+/// # Errors
+///
+/// The store failed, or the catalog or a page is damaged.
+pub fn newest(repository: &Repository) -> Result<Head, RepositoryError> {
+    loop {
+        let n = newest_number(repository)?;
+        match load(repository, n) {
+            // Trimmed, or its pages were, since it was listed: there is a newer one.
+            Err(RepositoryError::Store(StoreError::Missing { .. }))
+                if newest_number(repository)? > n => {}
+            other => return other,
+        }
+    }
+}
+
+/// Catalog version `n` and its snapshots.
+///
+/// # Errors
+///
+/// The store failed, or the catalog or a page is damaged.
+pub fn load(repository: &Repository, n: u64) -> Result<Head, RepositoryError> {
+    let (catalog, hash) = load_bare(repository, n)?;
+    let mut snapshots = BTreeMap::new();
+    for page in catalog.pages.iter().flatten() {
+        for listed in load_page(repository, page)? {
+            snapshots.insert(listed.snapshot.id, listed);
+        }
+    }
+    Ok(Head { catalog, hash, snapshots })
+}
+
+/// Catalog version `n` without its snapshots, and the hash of its object.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_bare(repository: &Repository, n: u64) -> Result<(Catalog, [u8; 32]), RepositoryError> {
+    let key = ObjectKey::Catalog(n);
+    let sealed = repository.store().get(&key, RECORD_BYTES_MAX)?;
+    let hash = *blake3::hash(&sealed).as_bytes();
+    let plain = repository.open_sealed(&key, sealed)?;
+    let catalog = Catalog::decode(&plain).map_err(|error| RepositoryError::format(key, error))?;
+    Ok((catalog, hash))
+}
+
+/// The snapshots of one page.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_page(repository: &Repository, page: &PageRef) -> Result<Vec<Listed>, RepositoryError> {
+    let key = ObjectKey::CatalogPage { n: page.n, nonce: page.nonce };
+    let plain = repository.get_sealed(&key)?;
+    catalog::decode_page(&plain).map_err(|error| RepositoryError::format(key, error))
+}
+
+/// Tries to make `next` (whose `n`, `previous`, `created_s` and `pages` are set here) the
+/// successor of `head`. Returns `None` if another maintainer was first: the caller starts over
+/// from the newest catalog, for what it decided on may have changed.
+///
+/// # Errors
+///
+/// The store failed. The new version may then exist; whoever reads the newest catalog finds out.
+pub fn publish(
+    repository: &Repository,
+    head: &Head,
+    mut next: Catalog,
+    snapshots: BTreeMap<SnapshotId, Listed>,
+) -> Result<Option<Head>, RepositoryError> {
+    next.n = head.catalog.n + 1;
+    next.previous = head.hash;
+    next.created_s = now_s();
+    next.pages = write_pages(repository, &head.catalog, next.n, &snapshots)?;
+    let key = ObjectKey::Catalog(next.n);
+    let sealed = repository.seal(&key, &next.encode())?;
+    let hash = *blake3::hash(&sealed).as_bytes();
+    match repository.store().put_new(&key, &sealed) {
+        Ok(()) => {}
+        Err(StoreError::Exists { .. }) => {
+            // A lost reply: the object there may be ours.
+            let there = repository.store().get(&key, RECORD_BYTES_MAX);
+            if !there.is_ok_and(|bytes| bytes == sealed) {
+                return Ok(None);
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if descends(repository, next.n, &hash)? {
+        Ok(Some(Head { catalog: next, hash, snapshots }))
+    } else {
+        Ok(None)
+    }
+}
+
+/// Whether the newest catalog is `n` itself or was built on it. Old catalogs are trimmed, so a
+/// maintainer that slept for long may create a number that was used and removed.
+fn descends(repository: &Repository, n: u64, hash: &[u8; 32]) -> Result<bool, RepositoryError> {
+    if newest_number(repository)? == n {
+        return Ok(true);
+    }
+    match load_bare(repository, n + 1) {
+        Ok((successor, _)) => Ok(successor.previous == *hash),
+        Err(RepositoryError::Store(StoreError::Missing { .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the pages that differ from those of `old` and returns the new list of pages.
+fn write_pages(
+    repository: &Repository,
+    old: &Catalog,
+    n: u64,
+    snapshots: &BTreeMap<SnapshotId, Listed>,
+) -> Result<Vec<Option<PageRef>>, RepositoryError> {
+    let count = page_count(old.pages.len(), snapshots.len());
+    let mut rows: Vec<Vec<Listed>> = vec![Vec::new(); count];
+    for (id, listed) in snapshots {
+        if let Some(page) = rows.get_mut(page_of(id, count)) {
+            page.push(listed.clone());
+        }
+    }
+    let mut pages = Vec::with_capacity(count);
+    for (index, rows) in rows.iter().enumerate() {
+        if rows.is_empty() {
+            pages.push(None);
+            continue;
+        }
+        let plain = catalog::encode_page(rows);
+        let digest = *blake3::hash(&plain).as_bytes();
+        let kept = old.pages.get(index).copied().flatten().filter(|page| page.digest == digest);
+        if let Some(page) = kept {
+            pages.push(Some(page));
+            continue;
+        }
+        let nonce = u64::from_le_bytes(random::bytes()?);
+        repository.put_sealed(&ObjectKey::CatalogPage { n, nonce }, &plain)?;
+        let snapshots = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        pages.push(Some(PageRef { n, nonce, snapshots, digest }));
+    }
+    Ok(pages)
+}
+
+/// Grows only: splitting moves every snapshot, so it is done by doubling, and rarely.
+fn page_count(old: usize, snapshots: usize) -> usize {
+    let wanted = snapshots.div_ceil(PAGE_SNAPSHOTS).next_power_of_two();
+    wanted.max(old).clamp(1, 4096)
+}

@@ -1,0 +1,484 @@
+//! Forgetting snapshots and reclaiming what only they needed, beside running backups.
+//!
+//! Every step is a transition of the catalog chain; a process killed between any two leaves a
+//! state from which any maintainer goes on. Which rule protects what is in FORMAT.md, "Protocol";
+//! the names here are the names there.
+
+pub(crate) mod draft;
+pub(crate) mod mark;
+mod merge;
+mod repack;
+mod sweep;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use repo_format::config::Operation;
+use repo_format::frame::Compression;
+use repo_format::id::{ClusterId, PackName, SnapshotId};
+
+use crate::index::{Index, PackState};
+use crate::packer::PackOptions;
+use crate::reader::Reader;
+use crate::repository::now_s;
+use crate::view::View;
+use crate::writer::{Writer, WriterOptions, sync_index};
+use crate::{Repository, RepositoryError, catalog};
+use draft::Draft;
+use mark::Marks;
+
+/// Transitions are tried again when another maintainer was faster, this often.
+const TRIES: u32 = 32;
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Most bytes to write again, as a share of what the repository holds.
+    pub max_repack: f64,
+    /// A pack is emptied if less than this share of it is needed.
+    pub live_below: f64,
+    /// A session elsewhere that shows no sign of life for this long is ended.
+    pub fence_after: Duration,
+    /// Where this machine remembers signs of life between runs.
+    pub memory_file: Option<PathBuf>,
+    /// Who prunes.
+    pub cluster: ClusterId,
+    /// Sizes of packs that a repack makes.
+    pub packs: PackOptions,
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PruneReport {
+    /// Packs of the repository when it began, and their bytes.
+    pub packs: u64,
+    /// See `packs`.
+    pub bytes: u64,
+    /// Bytes that some snapshot needs.
+    pub needed_bytes: u64,
+    /// Packs that nothing needs.
+    pub unneeded_packs: u64,
+    /// See `unneeded_packs`.
+    pub unneeded_bytes: u64,
+    /// Packs that were emptied, and their needed bytes, which were written again.
+    pub repacked_packs: u64,
+    /// See `repacked_packs`.
+    pub repacked_bytes: u64,
+    /// Packs deleted, left-overs of dead sessions among them.
+    pub deleted_packs: u64,
+    /// See `deleted_packs`.
+    pub deleted_bytes: u64,
+    /// Condemned packs that wait for sessions to end.
+    pub waiting_packs: u64,
+    /// See `waiting_packs`.
+    pub waiting_bytes: u64,
+    /// The sessions they wait for.
+    pub waiting_for: Vec<String>,
+    /// Packs that were condemned and turned out to be needed by a newer snapshot.
+    pub rescued_packs: u64,
+    /// Garbage left inside packs that are mostly needed.
+    pub left_bytes: u64,
+    /// Sessions ended because their process was gone.
+    pub fenced_sessions: u64,
+    /// References to chunks in no pack: run a verify.
+    pub missing_chunks: u64,
+    /// Index segments that were merged into fewer.
+    pub merged_segments: u64,
+}
+
+/// Told what a long run does, and asked whether it should stop.
+pub trait Watch: Sync {
+    /// A step begins.
+    fn step(&self, what: &str);
+    /// Whether to stop at the next safe point.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// A watch that sees nothing and never stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn step(&self, _: &str) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Brings a view one transition further: `decide` fills the draft from the view; if another
+/// maintainer was faster it is asked again with the new view. Returns whether anything changed.
+///
+/// # Errors
+///
+/// The store failed, `decide` failed, or [`RepositoryError::Contended`].
+fn transition(
+    repository: &Repository,
+    view: &mut View,
+    mut decide: impl FnMut(&View, &mut Draft) -> Result<(), RepositoryError>,
+) -> Result<bool, RepositoryError> {
+    for _ in 0..TRIES {
+        let mut draft = Draft::new(view);
+        decide(view, &mut draft)?;
+        if !draft.is_changed() {
+            return Ok(false);
+        }
+        let published = catalog::publish(repository, &view.head, draft.catalog, draft.snapshots)?;
+        *view = View::for_maintenance(repository)?;
+        if published.is_some() {
+            return Ok(true);
+        }
+    }
+    Err(RepositoryError::Contended { tries: TRIES })
+}
+
+/// Forgets snapshots of `cluster`; with `adopt` also those of others. Returns how many were there.
+/// Their space is reclaimed by the next prune.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn forget(
+    repository: &Repository,
+    ids: &[SnapshotId],
+    cluster: Option<ClusterId>,
+) -> Result<u64, RepositoryError> {
+    repository.permits(Operation::Maintain)?;
+    let mut view = View::for_maintenance(repository)?;
+    let mut forgotten = 0;
+    transition(repository, &mut view, |view, draft| {
+        forgotten = 0;
+        draft.fold(view, now_s());
+        for id in ids {
+            let ours = draft.snapshots.get(id).is_some_and(|listed| {
+                cluster.is_none_or(|cluster| cluster == listed.snapshot.cluster)
+            });
+            if ours && draft.forget(id) {
+                forgotten += 1;
+            }
+        }
+        draft.undie();
+        Ok(())
+    })?;
+    Ok(forgotten)
+}
+
+/// Folds commits into the catalog when many have piled up, so that opening stays quick where
+/// nobody prunes. Failing is harmless.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn fold_if_many(repository: &Repository) -> Result<(), RepositoryError> {
+    const MANY: usize = 32;
+    let mut view = View::for_maintenance(repository)?;
+    if view.unfolded.len() + view.fenced.len() < MANY {
+        return Ok(());
+    }
+    transition(repository, &mut view, |view, draft| {
+        draft.fold(view, now_s());
+        Ok(())
+    })?;
+    sweep::clean_sessions(repository, &view)
+}
+
+/// Records which packs are missing or damaged, so that the next backup stores what they held
+/// again.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn record_bad(repository: &Repository, bad: &[PackName]) -> Result<(), RepositoryError> {
+    let mut view = View::for_maintenance(repository)?;
+    transition(repository, &mut view, |_, draft| {
+        draft.set_bad(bad.to_vec());
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Reclaims what no snapshot needs.
+///
+/// # Errors
+///
+/// The store or index failed; [`RepositoryError::IndexNotWhole`] and damaged manifests stop it
+/// before anything is deleted; [`RepositoryError::Cancelled`].
+pub fn prune(
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    options: &PruneOptions,
+    watch: &dyn Watch,
+) -> Result<PruneReport, RepositoryError> {
+    repository.permits(Operation::Maintain)?;
+    let mut pruner = Pruner {
+        repository,
+        index,
+        options,
+        watch,
+        reader: Reader::new(repository, Arc::clone(index)),
+        report: PruneReport::default(),
+        marks: Marks::default(),
+        view: View::for_maintenance(repository)?,
+    };
+    if options.dry_run {
+        pruner.survey()?;
+    } else {
+        pruner.run()?;
+    }
+    Ok(pruner.report)
+}
+
+struct Pruner<'a> {
+    repository: &'a Arc<Repository>,
+    index: &'a Arc<Index>,
+    options: &'a PruneOptions,
+    watch: &'a dyn Watch,
+    reader: Reader,
+    report: PruneReport,
+    marks: Marks,
+    view: View,
+}
+
+impl Pruner<'_> {
+    fn step(&self, what: &str) -> Result<(), RepositoryError> {
+        self.watch.step(what);
+        if self.watch.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
+    }
+
+    fn run(&mut self) -> Result<(), RepositoryError> {
+        self.step("listing packs")?;
+        self.repository.store().sweep_temporary()?;
+        // Listed before sessions are: a pack that is here and belongs to no session seen later
+        // is a left-over.
+        let present = sweep::list_present(self.repository)?;
+        self.step("folding commits")?;
+        self.end_dead_sessions()?;
+        self.fold()?;
+        self.sync()?;
+        self.pass_verdicts()?;
+        self.step("marking what snapshots need")?;
+        self.mark(&HashSet::new())?;
+        self.account();
+        let emptied = self.repack()?;
+        self.step("condemning what nothing needs")?;
+        self.condemn(&emptied)?;
+        self.pass_verdicts()?;
+        self.step("deleting")?;
+        self.sweep(&present)?;
+        self.step("merging index segments")?;
+        self.report.merged_segments = merge::merge(self.repository, &mut self.view)?;
+        self.step("trimming old catalogs")?;
+        self.fold()?;
+        sweep::trim(self.repository, &self.view)?;
+        self.account_waiting()
+    }
+
+    fn survey(&mut self) -> Result<(), RepositoryError> {
+        self.sync()?;
+        self.step("marking what snapshots need")?;
+        self.mark(&HashSet::new())?;
+        self.account();
+        let chosen = self.choose_repack();
+        for pack in chosen.iter().filter_map(|number| self.marks.packs.get(number)) {
+            self.report.repacked_packs += 1;
+            self.report.repacked_bytes += pack.needed_bytes;
+        }
+        self.account_waiting()
+    }
+
+    fn sync(&self) -> Result<(), RepositoryError> {
+        let unreadable = sync_index(self.repository, self.index, &self.view)?;
+        if unreadable.is_empty() {
+            Ok(())
+        } else {
+            Err(RepositoryError::IndexNotWhole { segments: unreadable.len() })
+        }
+    }
+
+    fn end_dead_sessions(&mut self) -> Result<(), RepositoryError> {
+        let ended = sweep::fence_dead(self.repository, &self.view, self.options)?;
+        self.report.fenced_sessions = ended;
+        if ended > 0 {
+            self.view = View::for_maintenance(self.repository)?;
+        }
+        Ok(())
+    }
+
+    /// fold, undie, and the clean-up of what was folded before.
+    fn fold(&mut self) -> Result<(), RepositoryError> {
+        transition(self.repository, &mut self.view, |view, draft| {
+            draft.fold(view, now_s());
+            draft.undie();
+            draft.drop_folded(view, now_s());
+            Ok(())
+        })?;
+        sweep::clean_sessions(self.repository, &self.view)
+    }
+
+    fn mark(&mut self, avoid: &HashSet<u32>) -> Result<(), RepositoryError> {
+        self.marks.refresh(self.index)?;
+        let roots: Vec<_> = self.view.root_snapshots().cloned().collect();
+        self.marks.mark(&self.reader, &roots, avoid)
+    }
+
+    fn choose_repack(&self) -> Vec<u32> {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a budget is no exact number, and a negative one means none"
+        )]
+        let budget = (self.report.bytes as f64 * self.options.max_repack) as u64;
+        let live = self.marks.packs.iter().filter(|(_, pack)| pack.state == PackState::Live);
+        repack::choose(live, self.options.live_below, budget)
+    }
+
+    /// Writes the needed part of mostly empty packs again, as a writer session whose commit is
+    /// folded at once. Returns the packs emptied so.
+    fn repack(&mut self) -> Result<HashSet<u32>, RepositoryError> {
+        let chosen = self.choose_repack();
+        if chosen.is_empty() {
+            return Ok(HashSet::new());
+        }
+        self.step("repacking")?;
+        let options = WriterOptions {
+            compression: Compression::default(),
+            packs: self.options.packs,
+            cluster: self.options.cluster,
+        };
+        let (writer, _) = Writer::open(self.repository, Arc::clone(self.index), &options)?;
+        let mut emptied = HashSet::new();
+        for number in chosen {
+            self.step("repacking")?;
+            let Some(pack) = self.marks.packs.get(&number) else { continue };
+            match repack::empty(&self.reader, &writer, number, pack) {
+                Ok(()) => {
+                    self.report.repacked_packs += 1;
+                    self.report.repacked_bytes += pack.needed_bytes;
+                    emptied.insert(number);
+                }
+                // A damaged pack stays as it is; verify names it.
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        writer.finish_repack()?;
+        self.view = View::for_maintenance(self.repository)?;
+        self.fold()?;
+        self.sync()?;
+        Ok(emptied)
+    }
+
+    /// condemn: packs that no root of the very catalog that is being succeeded needs.
+    fn condemn(&mut self, emptied: &HashSet<u32>) -> Result<(), RepositoryError> {
+        let Self { repository, index, reader, marks, view, .. } = self;
+        if !emptied.is_empty() {
+            // Marked anew: what was moved is now needed in its new place only.
+            *marks = Marks::default();
+        }
+        let mut unneeded = (0, 0);
+        transition(repository, view, |view, draft| {
+            let unreadable = sync_index(repository, index, view)?;
+            if !unreadable.is_empty() {
+                return Err(RepositoryError::IndexNotWhole { segments: unreadable.len() });
+            }
+            marks.refresh(index)?;
+            marks.mark(reader, view.root_snapshots(), emptied)?;
+            let idle = marks
+                .packs
+                .values()
+                .filter(|pack| pack.needed_chunks == 0)
+                .filter(|pack| matches!(pack.state, PackState::Live | PackState::Bad));
+            let names: Vec<PackName> = idle.clone().map(mark::PackMarks::name).collect();
+            unneeded = (names.len() as u64, idle.map(|pack| u64::from(pack.row.bytes)).sum());
+            draft.condemn(names);
+            Ok(())
+        })?;
+        (self.report.unneeded_packs, self.report.unneeded_bytes) = unneeded;
+        Ok(())
+    }
+
+    /// verdict: on every condemned pack that waits for nobody.
+    fn pass_verdicts(&mut self) -> Result<(), RepositoryError> {
+        let Self { repository, index, reader, view, report, .. } = self;
+        let mut rescued = 0;
+        transition(repository, view, |view, draft| {
+            sync_index(repository, index, view)?;
+            let ripe: Vec<_> = view
+                .head
+                .catalog
+                .condemned
+                .iter()
+                .filter(|condemned| draft::blocking(view, condemned.since).is_empty())
+                .collect();
+            let Some(since) = ripe.iter().map(|condemned| condemned.since).min() else {
+                return Ok(());
+            };
+            let judged = ripe.iter().map(|condemned| condemned.pack).collect();
+            let roots = draft::verdict_roots(view, since);
+            let needed = mark::needed_of(reader, &judged, roots)?;
+            rescued = needed.len() as u64;
+            draft.pass_verdict(&judged, &needed);
+            draft.undie();
+            Ok(())
+        })?;
+        report.rescued_packs += rescued;
+        Ok(())
+    }
+
+    fn sweep(&mut self, present: &sweep::Present) -> Result<(), RepositoryError> {
+        self.sync()?;
+        let swept = sweep::sweep(self.repository, self.index, &mut self.view, present)?;
+        self.report.deleted_packs += swept.packs;
+        self.report.deleted_bytes += swept.bytes;
+        Ok(())
+    }
+
+    fn account(&mut self) {
+        let report = &mut self.report;
+        for pack in self.marks.packs.values() {
+            if pack.state == PackState::Unlisted || pack.state == PackState::Dead {
+                continue;
+            }
+            let bytes = u64::from(pack.row.bytes);
+            report.packs += 1;
+            report.bytes += bytes;
+            report.needed_bytes += pack.needed_bytes;
+            if pack.needed_chunks > 0 {
+                report.left_bytes += bytes.saturating_sub(pack.needed_bytes);
+            } else if pack.state == PackState::Live {
+                report.unneeded_packs += 1;
+                report.unneeded_bytes += bytes;
+            }
+        }
+        report.missing_chunks = self.marks.missing;
+    }
+
+    fn account_waiting(&mut self) -> Result<(), RepositoryError> {
+        let mut sessions = HashSet::new();
+        for condemned in &self.view.head.catalog.condemned {
+            self.report.waiting_packs += 1;
+            if let Some(number) = self.index.pack_number(&condemned.pack)?
+                && let Some(row) = self.index.pack(number)?
+            {
+                self.report.waiting_bytes += u64::from(row.bytes);
+            }
+            sessions.extend(draft::blocking(&self.view, condemned.since));
+        }
+        self.report.waiting_for = sessions
+            .into_iter()
+            .map(|id| match self.view.sessions.get(&id) {
+                Some(Some(session)) => {
+                    format!("{id} ({} pid {})", session.process.host, session.process.pid)
+                }
+                _ => id.to_string(),
+            })
+            .collect();
+        self.report.waiting_for.sort();
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! Deleting: dead packs, left-overs of ended sessions, old catalogs. Everything here may be
+//! repeated, and stopped anywhere.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+
+use repo_format::catalog::Catalog;
+use repo_format::id::{ObjectName, PackName, SegmentName, SessionId};
+use repo_format::key::{ObjectKey, Prefix};
+
+use super::{PruneOptions, transition};
+use crate::index::Index;
+use crate::process::{self, Liveness};
+use crate::repository::now_s;
+use crate::store::StoreError;
+use crate::view::View;
+use crate::{Repository, RepositoryError, catalog, session};
+
+/// Catalog versions kept, for readers that hold an older one.
+const CATALOGS_KEPT: u64 = 32;
+
+/// Objects that existed before the sessions were listed.
+#[derive(Debug, Default)]
+pub(crate) struct Present {
+    packs: BTreeMap<PackName, u64>,
+    segments: BTreeMap<SegmentName, u64>,
+}
+
+/// Lists packs and segments.
+pub(crate) fn list_present(repository: &Repository) -> Result<Present, RepositoryError> {
+    let mut present = Present::default();
+    repository.store().list(Prefix::Packs, &mut |listed| {
+        if let ObjectKey::Pack(name) = listed.key {
+            present.packs.insert(name, listed.size_bytes);
+        }
+        Ok(())
+    })?;
+    repository.store().list(Prefix::Segments, &mut |listed| {
+        if let ObjectKey::Segment(name) = listed.key {
+            present.segments.insert(name, listed.size_bytes);
+        }
+        Ok(())
+    })?;
+    Ok(present)
+}
+
+/// What was deleted.
+#[derive(Debug, Default)]
+pub(crate) struct Deleted {
+    pub(crate) packs: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Deletes the packs that the newest catalog calls dead, and left-overs.
+pub(crate) fn sweep(
+    repository: &Repository,
+    index: &Index,
+    view: &mut View,
+    present: &Present,
+) -> Result<Deleted, RepositoryError> {
+    let mut deleted = Deleted::default();
+    // Read again right before: a list from before a pause may be out of date.
+    let head = catalog::newest(repository)?;
+    for pack in &head.catalog.dead {
+        if let Some(bytes) = present.packs.get(pack) {
+            delete_pack(repository, pack, *bytes, &mut deleted)?;
+        }
+    }
+    sweep_orphans(repository, index, view, present, &mut deleted)?;
+    let mut gone = HashSet::new();
+    for pack in &head.catalog.dead {
+        if index.pack_number(pack)?.is_none() && is_gone(repository, pack)? {
+            gone.insert(*pack);
+        }
+    }
+    transition(repository, view, |_, draft| {
+        draft.bury(&gone);
+        Ok(())
+    })?;
+    Ok(deleted)
+}
+
+fn delete_pack(
+    repository: &Repository,
+    pack: &PackName,
+    bytes: u64,
+    deleted: &mut Deleted,
+) -> Result<(), RepositoryError> {
+    repository.store().delete(&ObjectKey::Pack(*pack))?;
+    deleted.packs += 1;
+    deleted.bytes += bytes;
+    Ok(())
+}
+
+fn is_gone(repository: &Repository, pack: &PackName) -> Result<bool, RepositoryError> {
+    match repository.store().size(&ObjectKey::Pack(*pack)) {
+        Ok(_) => Ok(false),
+        Err(StoreError::Missing { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A pack or segment is a left-over if it was listed before the sessions were, nothing lists it,
+/// and its session is folded or gone without a commit that could still list it.
+fn sweep_orphans(
+    repository: &Repository,
+    index: &Index,
+    view: &View,
+    present: &Present,
+    deleted: &mut Deleted,
+) -> Result<(), RepositoryError> {
+    let folded: HashSet<SessionId> =
+        view.head.catalog.folded.iter().map(|folded| folded.session).collect();
+    let over = |name: &ObjectName| {
+        let session = &name.session;
+        let ended = folded.contains(session) || !view.sessions.contains_key(session);
+        ended && !view.unfolded.contains_key(session) && !view.damaged.contains(session)
+    };
+    let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
+    for (pack, bytes) in present.packs.iter().filter(|(pack, _)| over(pack)) {
+        if !dead.contains(pack) && index.pack_number(pack)?.is_none() {
+            delete_pack(repository, pack, *bytes, deleted)?;
+        }
+    }
+    let listed: HashSet<SegmentName> =
+        view.index_view().segments.iter().map(|segment| segment.name).collect();
+    for segment in present.segments.keys().filter(|segment| over(segment)) {
+        if !listed.contains(segment) {
+            repository.store().delete(&ObjectKey::Segment(*segment))?;
+        }
+    }
+    Ok(())
+}
+
+/// clean: removes the session record of folded sessions, and once that is seen gone the register.
+pub(crate) fn clean_sessions(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
+    for folded in &view.head.catalog.folded {
+        let id = folded.session;
+        if view.sessions.contains_key(&id) {
+            repository.store().delete(&ObjectKey::Session(id))?;
+            repository.store().delete(&ObjectKey::Heartbeat(id))?;
+        } else if view.registers.contains(&id) {
+            repository.store().delete(&ObjectKey::Commit(id))?;
+        }
+    }
+    Ok(())
+}
+
+/// fence: ends sessions whose process is gone. On this machine the kernel knows; elsewhere a
+/// heartbeat that did not move for long must do. A wrong guess costs that run one checkpoint.
+pub(crate) fn fence_dead(
+    repository: &Repository,
+    view: &View,
+    options: &PruneOptions,
+) -> Result<u64, RepositoryError> {
+    let folded: HashSet<SessionId> =
+        view.head.catalog.folded.iter().map(|folded| folded.session).collect();
+    let mut memory = Memory::load(options);
+    let mut fenced = 0;
+    for (id, record) in &view.sessions {
+        if folded.contains(id) || view.registers.contains(id) {
+            continue;
+        }
+        let dead = match record.as_ref().map(|session| process::liveness(&session.process)) {
+            Some(Liveness::Dead) => true,
+            Some(Liveness::Alive) => false,
+            Some(Liveness::Unknown) | None => {
+                let beat = repository.store().get(&ObjectKey::Heartbeat(*id), 1 << 10);
+                memory.is_stale(id, &beat.unwrap_or_default(), options)
+            }
+        };
+        if dead {
+            session::fence(repository, id)?;
+            fenced += 1;
+        }
+    }
+    memory.save(view, options);
+    Ok(fenced)
+}
+
+/// When each session's heartbeat was last seen to change, by this machine's clock. Only liveness
+/// depends on it.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Memory {
+    seen: HashMap<String, (Vec<u8>, u64)>,
+}
+
+impl Memory {
+    fn load(options: &PruneOptions) -> Self {
+        let path = options.memory_file.as_ref();
+        path.and_then(|path| fs::read(path).ok())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    fn is_stale(&mut self, id: &SessionId, beat: &[u8], options: &PruneOptions) -> bool {
+        let now = now_s();
+        let row = self.seen.entry(id.to_string()).or_insert_with(|| (beat.to_vec(), now));
+        if row.0 != beat {
+            *row = (beat.to_vec(), now);
+        }
+        now.saturating_sub(row.1) >= options.fence_after.as_secs()
+    }
+
+    fn save(mut self, view: &View, options: &PruneOptions) {
+        self.seen.retain(|id, _| view.sessions.keys().any(|session| session.to_string() == *id));
+        if let Some(path) = &options.memory_file
+            && let Ok(bytes) = serde_json::to_vec(&self)
+        {
+            // Losing it only means waiting anew.
+            drop(fs::write(path, bytes));
+        }
+    }
+}
+
+/// Deletes old catalogs and pages that no kept catalog lists. A page made for a version that is
+/// yet to come is left alone: its maker may be about to create that version.
+pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
+    let newest = view.head.catalog.n;
+    let mut kept: Vec<Catalog> = vec![view.head.catalog.clone()];
+    let mut old = Vec::new();
+    repository.store().list(Prefix::Catalogs, &mut |listed| {
+        if let ObjectKey::Catalog(n) = listed.key {
+            old.push(n);
+        }
+        Ok(())
+    })?;
+    for n in old {
+        if n + CATALOGS_KEPT <= newest {
+            repository.store().delete(&ObjectKey::Catalog(n))?;
+        } else if n < newest {
+            match catalog::load_bare(repository, n) {
+                Ok((catalog, _)) => kept.push(catalog),
+                // Damaged or just trimmed by another: nobody can use it or its pages.
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let used: HashSet<(u64, u64)> = kept
+        .iter()
+        .flat_map(|catalog| catalog.pages.iter().flatten())
+        .map(|page| (page.n, page.nonce))
+        .collect();
+    let mut unused = Vec::new();
+    repository.store().list(Prefix::CatalogPages, &mut |listed| {
+        if let ObjectKey::CatalogPage { n, nonce } = listed.key
+            && n <= newest
+            && !used.contains(&(n, nonce))
+        {
+            unused.push(listed.key);
+        }
+        Ok(())
+    })?;
+    for key in unused {
+        repository.store().delete(&key)?;
+    }
+    Ok(())
+}

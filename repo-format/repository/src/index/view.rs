@@ -1,0 +1,101 @@
+//! What the current view says of each pack: one byte a pack, by its local number.
+
+use repo_format::id::SegmentName;
+
+use super::records::ListedPack;
+
+/// What a pack is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PackState {
+    /// Listed, and nothing against it.
+    Live,
+    /// About to be declared dead: to be read, not to be referenced anew.
+    Condemned,
+    /// Found missing or damaged: worth a try when reading.
+    Bad,
+    /// Deleted, or about to be.
+    Dead,
+    /// No segment of the view names it: to be ignored.
+    Unlisted,
+}
+
+/// A segment of the view names the pack.
+pub(super) const LISTED: u8 = 1;
+pub(super) const CONDEMNED: u8 = 2;
+pub(super) const BAD: u8 = 4;
+pub(super) const DEAD: u8 = 8;
+/// The number stands for a pack: entries with it are kept.
+pub(super) const KNOWN: u8 = 16;
+/// Entries for all of the pack's chunks are in the cache.
+pub(super) const COMPLETE: u8 = 32;
+
+/// The packs' flags and what they come from. Immutable once it is shared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct View {
+    flags: Vec<u8>,
+    /// The segments that were loaded, of those that the view has.
+    pub(super) segments: Vec<SegmentName>,
+    /// Chunks of the listed packs.
+    pub(super) chunks: u64,
+}
+
+impl View {
+    /// A view that lists nothing. `known`: what is known of the packs whatever the view.
+    pub(super) fn new(known: &[u8]) -> Self {
+        Self { flags: known.to_vec(), segments: Vec::new(), chunks: 0 }
+    }
+
+    /// Takes in what was learnt of the packs since.
+    pub(super) fn learn(&mut self, known: &[u8]) {
+        self.flags.resize(self.flags.len().max(known.len()), 0);
+        for (flags, known) in self.flags.iter_mut().zip(known) {
+            *flags |= known;
+        }
+    }
+
+    /// The length of the table of numbers.
+    pub(super) fn len(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Takes a pack of a listed segment in.
+    pub(super) fn list(&mut self, pack: &ListedPack) {
+        let flags = self.flags_mut(pack.number);
+        if *flags & LISTED == 0 {
+            *flags |= LISTED;
+            self.chunks += u64::from(pack.chunks);
+        }
+    }
+
+    pub(super) fn flags_mut(&mut self, number: u32) -> &mut u8 {
+        let at = number as usize;
+        if self.flags.len() <= at {
+            self.flags.resize(at + 1, 0);
+        }
+        &mut self.flags[at]
+    }
+
+    pub(super) fn flags(&self, number: u32) -> u8 {
+        self.flags.get(number as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether entries of the pack may be dropped for good: its number was given up.
+    pub(super) fn is_given_up(&self, number: u32) -> bool {
+        self.flags.get(number as usize).is_some_and(|flags| flags & KNOWN == 0)
+    }
+
+    pub(super) fn state(&self, number: u32) -> PackState {
+        let flags = self.flags(number);
+        if flags & LISTED == 0 {
+            PackState::Unlisted
+        } else if flags & DEAD != 0 {
+            PackState::Dead
+        } else if flags & BAD != 0 {
+            PackState::Bad
+        } else if flags & CONDEMNED != 0 {
+            PackState::Condemned
+        } else {
+            PackState::Live
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Packs being filled and stored.
+//!
+//! Two data packs are open at a time and each chunk goes to one of them at random, so that not
+//! even who knows a file can tell from pack lengths where its chunks ended. The number of
+//! buffers bounds memory; who finds none free waits, which is the back-pressure on everything
+//! before.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use repo_format::id::{ChunkId, PackName, SessionId};
+use repo_format::key::ObjectKey;
+use repo_format::pack::{PackBuffer, PackBuilder, PackIdentity, PackKind, TocRow};
+use repo_format::segment::PackRow;
+
+use crate::{Repository, RepositoryError, random};
+
+/// How packs are made and stored.
+#[derive(Debug, Clone, Copy)]
+pub struct PackOptions {
+    /// A data pack is closed at this length.
+    pub data_bytes: usize,
+    /// A metadata pack is closed at this length.
+    pub meta_bytes: usize,
+    /// Longest plain chunk that will come.
+    pub chunk_bytes: usize,
+    /// Data buffers: two being filled, the others on their way to the store. At least 3.
+    pub buffers: usize,
+    /// Packs on their way to the store at once.
+    pub uploads: usize,
+}
+
+impl PackOptions {
+    /// Sizes that keep all buffers together under about `memory_bytes`.
+    pub fn within(memory_bytes: usize, chunk_bytes: usize) -> Self {
+        let data_bytes = (memory_bytes / 5).clamp(4 << 20, 32 << 20);
+        let meta_bytes = (data_bytes / 4).clamp(2 << 20, 8 << 20);
+        Self { data_bytes, meta_bytes, chunk_bytes, buffers: 4, uploads: 3 }
+    }
+
+    /// Most bytes that the buffers take together.
+    pub const fn buffer_bytes(&self) -> usize {
+        self.buffers * (self.data_bytes + self.chunk_bytes)
+            + META_BUFFERS * (self.meta_bytes + self.chunk_bytes)
+    }
+}
+
+const META_BUFFERS: usize = 2;
+const OPEN_DATA: usize = 2;
+
+/// A pack that is durable.
+#[derive(Debug)]
+pub struct StoredPack {
+    /// As it goes into a segment.
+    pub row: PackRow,
+    /// Its chunks.
+    pub chunks: Vec<TocRow>,
+}
+
+/// Fills packs and stores them with threads of its own.
+#[derive(Debug)]
+pub struct Packer {
+    repository: Arc<Repository>,
+    session: SessionId,
+    options: PackOptions,
+    data: [Mutex<Option<PackBuilder>>; OPEN_DATA],
+    meta: Mutex<Option<PackBuilder>>,
+    pools: Pools,
+    next_counter: AtomicU32,
+    choice: AtomicU64,
+    uploads: Option<Sender<PackBuilder>>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Pools {
+    data: (Sender<PackBuffer>, Receiver<PackBuffer>),
+    meta: (Sender<PackBuffer>, Receiver<PackBuffer>),
+}
+
+impl Pools {
+    fn of(&self, kind: PackKind) -> &(Sender<PackBuffer>, Receiver<PackBuffer>) {
+        match kind {
+            PackKind::Data => &self.data,
+            PackKind::Meta => &self.meta,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    failed: AtomicBool,
+    stored_bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: BTreeSet<u32>,
+    done: Vec<StoredPack>,
+    failure: Option<RepositoryError>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Packer {
+    /// Starts the uploading threads.
+    ///
+    /// # Errors
+    ///
+    /// The system gave no random bytes.
+    pub fn new(
+        repository: &Arc<Repository>,
+        session: SessionId,
+        options: PackOptions,
+    ) -> Result<Self, RepositoryError> {
+        let pools = Pools { data: unbounded(), meta: unbounded() };
+        for _ in 0..options.buffers {
+            let buffer = PackBuffer::new(options.data_bytes, options.chunk_bytes);
+            drop(pools.data.0.send(buffer));
+        }
+        for _ in 0..META_BUFFERS {
+            let buffer = PackBuffer::new(options.meta_bytes, options.chunk_bytes);
+            drop(pools.meta.0.send(buffer));
+        }
+        let shared = Arc::new(Shared::default());
+        let (uploads, queue) = bounded(options.buffers + META_BUFFERS);
+        let threads = (0..options.uploads)
+            .map(|_| {
+                let uploader = Uploader {
+                    repository: Arc::clone(repository),
+                    queue: queue.clone(),
+                    pools: pools.clone(),
+                    shared: Arc::clone(&shared),
+                };
+                std::thread::spawn(move || uploader.run())
+            })
+            .collect();
+        Ok(Self {
+            repository: Arc::clone(repository),
+            session,
+            options,
+            data: [Mutex::new(None), Mutex::new(None)],
+            meta: Mutex::new(None),
+            pools,
+            next_counter: AtomicU32::new(0),
+            choice: AtomicU64::new(u64::from_le_bytes(random::bytes()?)),
+            uploads: Some(uploads),
+            shared,
+            threads,
+        })
+    }
+
+    /// Seals a frame into an open pack. Returns the bytes it takes there.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, now or in the background since the last call.
+    pub fn push(&self, kind: PackKind, id: ChunkId, frame: &[u8]) -> Result<u32, RepositoryError> {
+        if self.shared.failed.load(Ordering::Acquire) {
+            return Err(self.take_failure());
+        }
+        let mut open = self.open_pack(kind);
+        if open.as_ref().is_some_and(|pack| !pack.fits(frame.len())) {
+            self.close(&mut open)?;
+        }
+        let pack = match &mut *open {
+            Some(pack) => pack,
+            none => none.insert(self.start(kind)?),
+        };
+        let row = pack.push(id, frame);
+        if pack.len() >= self.target(kind) {
+            self.close(&mut open)?;
+        }
+        Ok(row.stored_len)
+    }
+
+    /// Stores every open pack, waits until all that was pushed before is durable, and hands out
+    /// what was not handed out yet.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub fn flush(&self) -> Result<Vec<StoredPack>, RepositoryError> {
+        // Taken first: packs that others start from here on are not waited for.
+        let until = self.next_counter.load(Ordering::Acquire);
+        for open in self.data.iter().chain([&self.meta]) {
+            self.close(&mut lock(open))?;
+        }
+        let mut state = lock(&self.shared.state);
+        while state.failure.is_none()
+            && !self.shared.failed.load(Ordering::Acquire)
+            && state.in_flight.first().is_some_and(|counter| *counter < until)
+        {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if self.shared.failed.load(Ordering::Acquire) {
+            drop(state);
+            return Err(self.take_failure());
+        }
+        Ok(std::mem::take(&mut state.done))
+    }
+
+    /// Bytes stored so far, padding included.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    fn target(&self, kind: PackKind) -> usize {
+        match kind {
+            PackKind::Data => self.options.data_bytes,
+            PackKind::Meta => self.options.meta_bytes,
+        }
+    }
+
+    /// One of the open packs of a kind: of the two data packs one at random, but rather the
+    /// other than waiting.
+    fn open_pack(&self, kind: PackKind) -> MutexGuard<'_, Option<PackBuilder>> {
+        if kind == PackKind::Meta {
+            return lock(&self.meta);
+        }
+        let [a, b] = &self.data;
+        let (first, second) = if self.coin() { (a, b) } else { (b, a) };
+        match first.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => lock(second),
+        }
+    }
+
+    /// The top bit of SplitMix64 over a counter with a random start.
+    fn coin(&self) -> bool {
+        let mut mixed = self.choice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) >> 63 == 1
+    }
+
+    fn start(&self, kind: PackKind) -> Result<PackBuilder, RepositoryError> {
+        let buffer = self.pools.of(kind).1.recv().map_err(|_| RepositoryError::WorkerLost)?;
+        let counter = self.next_counter.fetch_add(1, Ordering::AcqRel);
+        let name = PackName { session: self.session, counter };
+        let keys = self.repository.keys();
+        let salt = random::bytes()?;
+        let identity = PackIdentity { name, kind, epoch: keys.newest_epoch(), salt };
+        let builder = PackBuilder::new(buffer, keys, identity)
+            .map_err(|error| RepositoryError::format(ObjectKey::Pack(name), error))?;
+        lock(&self.shared.state).in_flight.insert(counter);
+        Ok(builder)
+    }
+
+    fn close(&self, open: &mut Option<PackBuilder>) -> Result<(), RepositoryError> {
+        let Some(pack) = open.take() else { return Ok(()) };
+        let uploads = self.uploads.as_ref().ok_or(RepositoryError::WorkerLost)?;
+        uploads.send(pack).map_err(|_| RepositoryError::WorkerLost)
+    }
+
+    /// The failure itself for who asks first; who comes later learns that the run is over.
+    fn take_failure(&self) -> RepositoryError {
+        lock(&self.shared.state).failure.take().unwrap_or(RepositoryError::Cancelled)
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        self.uploads = None;
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+/// One uploading thread.
+struct Uploader {
+    repository: Arc<Repository>,
+    queue: Receiver<PackBuilder>,
+    pools: Pools,
+    shared: Arc<Shared>,
+}
+
+impl Uploader {
+    fn run(self) {
+        while let Ok(pack) = self.queue.recv() {
+            let counter = pack.identity().name.counter;
+            let kind = pack.identity().kind;
+            let finished = pack.finish();
+            let result = if self.shared.failed.load(Ordering::Acquire) {
+                Err(RepositoryError::Cancelled)
+            } else {
+                let key = ObjectKey::Pack(finished.identity.name);
+                let bytes = finished.buffer.as_bytes();
+                self.repository.store().put_new(&key, bytes).map_err(RepositoryError::from)
+            };
+            let bytes = finished.buffer.as_bytes().len();
+            let row = PackRow {
+                identity: finished.identity,
+                bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                chunks: u32::try_from(finished.rows.len()).unwrap_or(u32::MAX),
+            };
+            // The buffer goes back even after a failure: nobody may wait for it for ever.
+            drop(self.pools.of(kind).0.send(finished.buffer));
+            let mut state = lock(&self.shared.state);
+            match result {
+                Ok(()) => {
+                    self.shared.stored_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                    state.done.push(StoredPack { row, chunks: finished.rows });
+                }
+                Err(error) => {
+                    if !self.shared.failed.swap(true, Ordering::AcqRel) {
+                        state.failure = Some(error);
+                    }
+                }
+            }
+            state.in_flight.remove(&counter);
+            drop(state);
+            self.shared.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Which snapshots a retention policy keeps: a pure function of their times.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use repo_format::id::SnapshotId;
+use repo_format::snapshot::{Completeness, Snapshot};
+
+/// How many snapshots of each kind to keep, per volume name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// The newest ones.
+    pub last: u32,
+    /// The newest of each of so many hours that have one; likewise below.
+    pub hourly: u32,
+    /// Days.
+    pub daily: u32,
+    /// ISO weeks.
+    pub weekly: u32,
+    /// Months.
+    pub monthly: u32,
+    /// Years.
+    pub yearly: u32,
+}
+
+impl Policy {
+    /// Whether it would keep nothing at all.
+    pub const fn is_empty(&self) -> bool {
+        self.last == 0
+            && self.hourly == 0
+            && self.daily == 0
+            && self.weekly == 0
+            && self.monthly == 0
+            && self.yearly == 0
+    }
+}
+
+/// What becomes of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Why it is kept; empty if it is to be forgotten.
+    pub reasons: Vec<&'static str>,
+}
+
+/// Judges snapshots, each name a series of its own. An incomplete snapshot never takes the place
+/// of a complete one: it counts only for `last`.
+pub fn judge(snapshots: &[&Snapshot], policy: &Policy, zone: &TimeZone) -> Vec<Decision> {
+    let mut series: BTreeMap<&str, Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots {
+        series.entry(&snapshot.name).or_default().push(snapshot);
+    }
+    let mut decisions = Vec::with_capacity(snapshots.len());
+    for mut of_name in series.into_values() {
+        of_name.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.started_ns, snapshot.id)));
+        decisions.extend(judge_series(&of_name, policy, zone));
+    }
+    decisions
+}
+
+/// Judges one series, newest first.
+fn judge_series(series: &[&Snapshot], policy: &Policy, zone: &TimeZone) -> Vec<Decision> {
+    let mut rules = [
+        ("hourly", policy.hourly, HashSet::new()),
+        ("daily", policy.daily, HashSet::new()),
+        ("weekly", policy.weekly, HashSet::new()),
+        ("monthly", policy.monthly, HashSet::new()),
+        ("yearly", policy.yearly, HashSet::new()),
+    ];
+    let mut last_left = policy.last;
+    let mut decisions = Vec::with_capacity(series.len());
+    for snapshot in series {
+        let mut reasons = Vec::new();
+        if last_left > 0 {
+            last_left -= 1;
+            reasons.push("last");
+        }
+        if snapshot.completeness == Completeness::Complete {
+            let periods = periods(snapshot.started_ns, zone);
+            for ((reason, limit, taken), period) in rules.iter_mut().zip(periods) {
+                if taken.len() < *limit as usize && taken.insert(period) {
+                    reasons.push(*reason);
+                }
+            }
+        }
+        decisions.push(Decision { id: snapshot.id, reasons });
+    }
+    decisions
+}
+
+/// Hour, day, ISO week, month and year of a time, each as a number that tells it from others.
+fn periods(started_ns: i64, zone: &TimeZone) -> [i64; 5] {
+    let time = Timestamp::from_nanosecond(started_ns.into()).unwrap_or_default();
+    let local = time.to_zoned(zone.clone());
+    let date = local.date();
+    let week = date.iso_week_date();
+    let year = i64::from(date.year());
+    let month = year * 12 + i64::from(date.month());
+    let day = month * 31 + i64::from(date.day());
+    let iso = i64::from(week.year()) * 54 + i64::from(week.week());
+    // The offset tells the hour that a clock change repeats from the one it repeats.
+    let hour = (day * 24 + i64::from(local.hour())) * 200_000 + i64::from(local.offset().seconds());
+    [hour, day, iso, month, year]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo_format::id::{ChunkId, ClusterId};
+    use repo_format::snapshot::{Sizes, VolumeKind};
+
+    const HOUR_NS: i64 = 3_600_000_000_000;
+
+    fn snapshot(number: u8, name: &str, hours: i64) -> Snapshot {
+        Snapshot {
+            id: SnapshotId::from_bytes([number; 16]),
+            cluster: ClusterId::NONE,
+            kind: VolumeKind::Block,
+            completeness: Completeness::Complete,
+            name: name.into(),
+            host: String::new(),
+            source: String::new(),
+            tags: Vec::new(),
+            started_ns: 1_700_000_000_000_000_000 / (24 * HOUR_NS) * 24 * HOUR_NS + hours * HOUR_NS,
+            finished_ns: 0,
+            root: ChunkId::NONE,
+            holds: None,
+            parent: None,
+            sizes: Sizes::default(),
+            issue_count: 0,
+            issues: Vec::new(),
+            program: String::new(),
+        }
+    }
+
+    fn kept(snapshots: &[Snapshot], policy: &Policy) -> Vec<u8> {
+        let refs: Vec<&Snapshot> = snapshots.iter().collect();
+        let mut kept: Vec<u8> = judge(&refs, policy, &TimeZone::UTC)
+            .into_iter()
+            .filter(|decision| !decision.reasons.is_empty())
+            .map(|decision| decision.id.as_bytes()[0])
+            .collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    #[test]
+    fn the_newest_of_each_period_is_kept_and_periods_without_one_do_not_count() {
+        // Two a day on days 0, 1 and 5.
+        let hours = [(1, 2), (2, 20), (3, 26), (4, 44), (5, 122), (6, 140)];
+        let all: Vec<Snapshot> = hours.map(|(number, hour)| snapshot(number, "v", hour)).into();
+        assert_eq!(kept(&all, &Policy { daily: 2, ..Policy::default() }), [4, 6]);
+        assert_eq!(kept(&all, &Policy { daily: 9, ..Policy::default() }), [2, 4, 6]);
+        assert_eq!(kept(&all, &Policy { last: 1, daily: 3, ..Policy::default() }), [2, 4, 6]);
+        assert_eq!(kept(&all, &Policy { last: 3, ..Policy::default() }), [4, 5, 6]);
+    }
+
+    #[test]
+    fn each_name_is_a_series_of_its_own() {
+        let all = [snapshot(1, "a", 0), snapshot(2, "a", 1), snapshot(3, "b", 0)];
+        assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [2, 3]);
+    }
+
+    #[test]
+    fn an_incomplete_snapshot_does_not_push_out_a_complete_one() {
+        let mut all = [snapshot(1, "a", 0), snapshot(2, "a", 1)];
+        all[1].completeness = Completeness::Incomplete;
+        assert_eq!(kept(&all, &Policy { daily: 1, ..Policy::default() }), [1]);
+    }
+
+    #[test]
+    fn an_empty_policy_keeps_nothing_which_callers_must_refuse() {
+        assert!(Policy::default().is_empty());
+        assert_eq!(kept(&[snapshot(1, "a", 0)], &Policy::default()), [0u8; 0]);
+    }
+}

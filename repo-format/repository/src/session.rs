@@ -1,0 +1,212 @@
+//! Opening a session, keeping it visibly alive, and ending it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use repo_format::catalog::Folded;
+use repo_format::id::{ClusterId, SessionId, SnapshotId};
+use repo_format::key::ObjectKey;
+use repo_format::session::{Commit, FENCE, Session, SessionKind};
+
+use crate::repository::now_s;
+use crate::store::StoreError;
+use crate::view::{self, Register, View};
+use crate::{Repository, RepositoryError, catalog, process, random};
+
+/// How often a session's heartbeat is rewritten.
+pub const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// A session that this process has open.
+#[derive(Debug)]
+pub struct OpenSession {
+    repository: Arc<Repository>,
+    id: SessionId,
+    base: u64,
+    heartbeat: Option<Heartbeat>,
+    ended: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Heartbeat {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl OpenSession {
+    /// Opens a writer session (O1, O2). What it may reference is what a view taken *afterwards*
+    /// shows.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub fn writer(
+        repository: &Arc<Repository>,
+        cluster: ClusterId,
+    ) -> Result<Self, RepositoryError> {
+        let base = catalog::newest_number(repository)?;
+        Self::create(repository, cluster, base, SessionKind::Writer, None, true)
+    }
+
+    /// Opens a session that commits a part of what `main` has done. It inherits `main`'s base, so
+    /// a verdict that would wait for `main` waits for it too.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Fenced`] if `main` was fenced: verdicts may have been passed since.
+    pub fn part_of(main: &Self, cluster: ClusterId) -> Result<Self, RepositoryError> {
+        let part =
+            Self::create(&main.repository, cluster, main.base, SessionKind::Writer, None, false)?;
+        // The order matters: the part is visible before main is seen to be still open.
+        match main.repository.store().size(&ObjectKey::Commit(main.id)) {
+            Err(StoreError::Missing { .. }) => Ok(part),
+            Ok(_) => Err(RepositoryError::Fenced { session: main.id }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a session that keeps `snapshot` from being collected while it is read.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::NoSnapshot`] if it was forgotten before the session was visible.
+    pub fn reader(
+        repository: &Arc<Repository>,
+        cluster: ClusterId,
+        snapshot: SnapshotId,
+    ) -> Result<(Self, View), RepositoryError> {
+        let base = catalog::newest_number(repository)?;
+        let kind = SessionKind::Reader;
+        let session = Self::create(repository, cluster, base, kind, Some(snapshot), true)?;
+        let view = View::for_writing(repository)?;
+        if view.all_snapshots().contains_key(&snapshot) {
+            Ok((session, view))
+        } else {
+            Err(RepositoryError::NoSnapshot { wanted: snapshot.to_string() })
+        }
+    }
+
+    fn create(
+        repository: &Arc<Repository>,
+        cluster: ClusterId,
+        base: u64,
+        kind: SessionKind,
+        pinned: Option<SnapshotId>,
+        beats: bool,
+    ) -> Result<Self, RepositoryError> {
+        let id = SessionId(random::bytes()?);
+        let opened_s = now_s();
+        let record = Session { kind, base, pinned, cluster, process: process::current(), opened_s };
+        repository.put_sealed(&ObjectKey::Session(id), &record.encode())?;
+        let heartbeat = beats.then(|| start_heartbeat(Arc::clone(repository), id));
+        let ended = AtomicBool::new(false);
+        Ok(Self { repository: Arc::clone(repository), id, base, heartbeat, ended })
+    }
+
+    /// The session's id.
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The repository.
+    pub const fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Makes everything in `commit` visible at once (C2, C3). When this returns `Ok` it is
+    /// durable and listed for every reader.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::Fenced`]: nothing became visible. [`RepositoryError::Store`]: it is not
+    /// known whether it did; a later view tells.
+    pub fn commit(&self, commit: &Commit) -> Result<(), RepositoryError> {
+        let key = ObjectKey::Commit(self.id);
+        match self.repository.put_sealed(&key, &commit.encode()) {
+            Ok(()) => {}
+            Err(RepositoryError::Store(StoreError::Exists { .. })) => {
+                match view::read_register(&self.repository, &self.id)? {
+                    Some(Register::Commit(there)) if there.nonce == commit.nonce => {}
+                    _ => return Err(RepositoryError::Fenced { session: self.id }),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        self.confirm()?;
+        self.ended.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// C3: a commit counts only while its session exists, or once it is folded.
+    fn confirm(&self) -> Result<(), RepositoryError> {
+        match self.repository.store().size(&ObjectKey::Session(self.id)) {
+            Ok(_) => Ok(()),
+            Err(StoreError::Missing { .. }) => {
+                let head = catalog::newest(&self.repository)?;
+                let folded = |folded: &Folded| folded.session == self.id;
+                if head.snapshots.contains_key(&self.id) || head.catalog.folded.iter().any(folded) {
+                    Ok(())
+                } else {
+                    Err(RepositoryError::Fenced { session: self.id })
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the session without a commit: what it stored and did not commit becomes garbage.
+    /// Without a call to this, a drop does it as far as the store allows.
+    ///
+    /// # Errors
+    ///
+    /// The store failed; a maintainer will end the session later.
+    pub fn abandon(&self) -> Result<(), RepositoryError> {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        fence(&self.repository, &self.id)
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        // A failure here is harmless: whoever prunes next ends the session.
+        drop(self.abandon());
+        if let Some(Heartbeat { stop, thread }) = self.heartbeat.take() {
+            drop(stop);
+            drop(thread.join());
+        }
+    }
+}
+
+/// Ends a session that will not commit any more. A commit that is there already stays.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn fence(repository: &Repository, id: &SessionId) -> Result<(), RepositoryError> {
+    match repository.store().put_new(&ObjectKey::Commit(*id), FENCE) {
+        Ok(()) | Err(StoreError::Exists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Rewrites `hb/<sid>` until the session ends. It proves liveness only: a store that refuses it
+/// does not stop the session.
+fn start_heartbeat(repository: Arc<Repository>, id: SessionId) -> Heartbeat {
+    let (stop, stopped) = bounded::<()>(0);
+    let thread = std::thread::spawn(move || {
+        let key = ObjectKey::Heartbeat(id);
+        let mut beat = 0u64;
+        while stopped.recv_timeout(HEARTBEAT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            beat += 1;
+            drop(repository.store().put(&key, &beat.to_le_bytes()));
+        }
+        if beat > 0 {
+            drop(repository.store().delete(&key));
+        }
+    });
+    Heartbeat { stop, thread }
+}

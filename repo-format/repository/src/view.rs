@@ -1,0 +1,294 @@
+//! What a repository holds at one moment: the newest catalog and the commits not folded into it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use repo_format::id::{SessionId, SnapshotId};
+use repo_format::key::{ObjectKey, Prefix};
+use repo_format::limits::RECORD_BYTES_MAX;
+use repo_format::session::{Commit, FENCE, Session};
+use repo_format::snapshot::{Completeness, Snapshot};
+
+use crate::catalog::{self, Head};
+use crate::index::IndexView;
+use crate::store::{Store, StoreError};
+use crate::{Repository, RepositoryError};
+
+/// What a session's register holds.
+#[derive(Debug, Clone)]
+pub enum Register {
+    /// A commit.
+    Commit(Box<Commit>),
+    /// A fence.
+    Fence,
+    /// Neither: damaged in storage, or planted. It commits nothing, and what its session stored
+    /// is kept until someone has looked at it.
+    Damaged,
+}
+
+/// The repository at one moment.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The newest catalog.
+    pub head: Head,
+    /// Sessions that exist, folded or not. `None`: the record cannot be read.
+    pub sessions: BTreeMap<SessionId, Option<Session>>,
+    /// Registers that exist, folded or not.
+    pub registers: BTreeSet<SessionId>,
+    /// Valid commits that the catalog does not have yet.
+    pub unfolded: BTreeMap<SessionId, Commit>,
+    /// Fenced sessions that are not folded yet.
+    pub fenced: BTreeSet<SessionId>,
+    /// Sessions whose register is damaged.
+    pub damaged: BTreeSet<SessionId>,
+}
+
+/// Session and register names under a prefix.
+fn list_ids(store: &dyn Store, prefix: Prefix) -> Result<BTreeSet<SessionId>, StoreError> {
+    let mut ids = BTreeSet::new();
+    store.list(prefix, &mut |listed| {
+        if let ObjectKey::Session(id) | ObjectKey::Commit(id) | ObjectKey::Heartbeat(id) =
+            listed.key
+        {
+            ids.insert(id);
+        }
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// Sessions that exist now.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn list_sessions(repository: &Repository) -> Result<BTreeSet<SessionId>, RepositoryError> {
+    Ok(list_ids(&**repository.store(), Prefix::Sessions)?)
+}
+
+/// Registers that exist now.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn list_registers(repository: &Repository) -> Result<BTreeSet<SessionId>, RepositoryError> {
+    Ok(list_ids(&**repository.store(), Prefix::Commits)?)
+}
+
+/// What the register of `id` holds; `None` if it does not exist.
+///
+/// # Errors
+///
+/// The store failed, or the register needs a newer program.
+pub fn read_register(
+    repository: &Repository,
+    id: &SessionId,
+) -> Result<Option<Register>, RepositoryError> {
+    let key = ObjectKey::Commit(*id);
+    let sealed = match repository.store().get(&key, RECORD_BYTES_MAX) {
+        Err(StoreError::Missing { .. }) => return Ok(None),
+        other => other?,
+    };
+    if sealed == FENCE {
+        return Ok(Some(Register::Fence));
+    }
+    let commit = repository.open_sealed(&key, sealed).and_then(|plain| {
+        Commit::decode(&plain).map_err(|error| RepositoryError::format(key, error))
+    });
+    match commit {
+        Ok(commit) => Ok(Some(Register::Commit(Box::new(commit)))),
+        Err(RepositoryError::Damaged { .. }) => Ok(Some(Register::Damaged)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The record of session `id`; `None` if it does not exist or is damaged.
+fn read_session(
+    repository: &Repository,
+    id: &SessionId,
+) -> Result<Option<Session>, RepositoryError> {
+    let key = ObjectKey::Session(*id);
+    let plain = match repository.get_sealed(&key) {
+        Ok(plain) => plain,
+        Err(
+            RepositoryError::Store(StoreError::Missing { .. } | StoreError::Short { .. })
+            | RepositoryError::Damaged { .. },
+        ) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match Session::decode(&plain).map_err(|error| RepositoryError::format(key, error)) {
+        Ok(session) => Ok(Some(session)),
+        Err(RepositoryError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl View {
+    /// What a writer may reference: the catalog first (O3), then registers, then sessions (O4).
+    /// In this order a commit is seen as long as its session is not cleaned away.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the catalog is damaged.
+    pub fn for_writing(repository: &Repository) -> Result<Self, RepositoryError> {
+        let head = catalog::newest(repository)?;
+        let registers = list_registers(repository)?;
+        let sessions = list_sessions(repository)?;
+        Self::assemble(repository, head, registers, sessions)
+    }
+
+    /// What a maintainer decides on: the catalog first, then sessions, then registers. In this
+    /// order a session without a register is truly open.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the catalog is damaged.
+    pub fn for_maintenance(repository: &Repository) -> Result<Self, RepositoryError> {
+        let head = catalog::newest(repository)?;
+        let sessions = list_sessions(repository)?;
+        let registers = list_registers(repository)?;
+        Self::assemble(repository, head, registers, sessions)
+    }
+
+    /// What a reader may list: registers and sessions first, then the catalog. A commit folded
+    /// meanwhile is then in the catalog.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the catalog is damaged.
+    pub fn for_reading(repository: &Repository) -> Result<Self, RepositoryError> {
+        let registers = list_registers(repository)?;
+        let sessions = list_sessions(repository)?;
+        let head = catalog::newest(repository)?;
+        Self::assemble(repository, head, registers, sessions)
+    }
+
+    fn assemble(
+        repository: &Repository,
+        head: Head,
+        registers: BTreeSet<SessionId>,
+        session_ids: BTreeSet<SessionId>,
+    ) -> Result<Self, RepositoryError> {
+        let folded: HashSet<SessionId> =
+            head.catalog.folded.iter().map(|folded| folded.session).collect();
+        let mut sessions = BTreeMap::new();
+        for id in session_ids {
+            let record = if folded.contains(&id) { None } else { read_session(repository, &id)? };
+            sessions.insert(id, record);
+        }
+        let (mut unfolded, mut fenced, mut damaged) =
+            (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        for id in registers.iter().filter(|id| !folded.contains(id) && sessions.contains_key(id)) {
+            match read_register(repository, id)? {
+                Some(Register::Commit(commit)) => {
+                    unfolded.insert(*id, *commit);
+                }
+                Some(Register::Fence) => {
+                    fenced.insert(*id);
+                }
+                Some(Register::Damaged) => {
+                    damaged.insert(*id);
+                }
+                None => {}
+            }
+        }
+        Ok(Self { head, sessions, registers, unfolded, fenced, damaged })
+    }
+
+    /// Every snapshot, checkpoints among them, ascending by id. Those that an unfolded commit
+    /// supersedes are left out.
+    pub fn all_snapshots(&self) -> BTreeMap<SnapshotId, &Snapshot> {
+        let mut all: BTreeMap<SnapshotId, &Snapshot> =
+            self.head.snapshots.iter().map(|(id, listed)| (*id, &listed.snapshot)).collect();
+        for commit in self.unfolded.values() {
+            if let Some(snapshot) = &commit.snapshot {
+                all.insert(snapshot.id, snapshot);
+            }
+        }
+        for id in self.unfolded.values().flat_map(|commit| &commit.forgets) {
+            all.remove(id);
+        }
+        all
+    }
+
+    /// Roots of garbage collection: everything in the catalog and in unfolded commits,
+    /// checkpoints included, whether superseded or not.
+    pub fn root_snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+        let listed = self.head.snapshots.values().map(|listed| &listed.snapshot);
+        listed.chain(self.unfolded.values().filter_map(|commit| commit.snapshot.as_ref()))
+    }
+
+    /// The snapshots a user sees: no checkpoints; oldest first.
+    pub fn snapshots(&self) -> Vec<&Snapshot> {
+        let mut snapshots: Vec<&Snapshot> = self
+            .all_snapshots()
+            .into_values()
+            .filter(|snapshot| snapshot.completeness != Completeness::Checkpoint)
+            .collect();
+        snapshots.sort_by_key(|snapshot| (snapshot.started_ns, snapshot.id));
+        snapshots
+    }
+
+    /// The checkpoints of a volume: what killed runs left, and what running ones will supersede.
+    pub fn checkpoints<'a>(
+        &'a self,
+        name: &'a str,
+        source: &'a str,
+    ) -> impl Iterator<Item = &'a Snapshot> {
+        self.all_snapshots().into_values().filter(move |snapshot| {
+            snapshot.completeness == Completeness::Checkpoint
+                && snapshot.name == name
+                && snapshot.source == source
+        })
+    }
+
+    /// What the index must know to answer for this view.
+    pub fn index_view(&self) -> IndexView {
+        let catalog = &self.head.catalog;
+        let mut segments = catalog.segments.clone();
+        segments.extend(self.unfolded.values().flat_map(|commit| &commit.segments));
+        IndexView {
+            segments,
+            condemned: catalog.condemned.iter().map(|condemned| condemned.pack).collect(),
+            dead: catalog.dead.clone(),
+            bad: catalog.bad.clone(),
+        }
+    }
+
+    /// Finds a snapshot by what a user typed: an id, a unique prefix of one, `latest`, or
+    /// `NAME@latest`.
+    ///
+    /// # Errors
+    ///
+    /// [`RepositoryError::NoSnapshot`], [`RepositoryError::Ambiguous`].
+    pub fn find(&self, wanted: &str) -> Result<&Snapshot, RepositoryError> {
+        let snapshots = self.snapshots();
+        let missing = || RepositoryError::NoSnapshot { wanted: wanted.to_owned() };
+        if wanted == "latest" {
+            return snapshots.last().copied().ok_or_else(missing);
+        }
+        if let Some(name) = wanted.strip_suffix("@latest") {
+            let newest = snapshots.iter().rev().find(|snapshot| snapshot.name == name);
+            return newest.copied().ok_or_else(missing);
+        }
+        let matching: Vec<&Snapshot> = snapshots
+            .into_iter()
+            .filter(|snapshot| !wanted.is_empty() && snapshot.id.to_string().starts_with(wanted))
+            .collect();
+        match matching.as_slice() {
+            [] => Err(missing()),
+            [snapshot] => Ok(snapshot),
+            several => {
+                let ids: Vec<String> = several
+                    .iter()
+                    .take(3)
+                    .map(|snapshot| snapshot.id.to_string().chars().take(16).collect())
+                    .collect();
+                Err(RepositoryError::Ambiguous {
+                    wanted: wanted.to_owned(),
+                    count: several.len(),
+                    examples: ids.join(", "),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Every chunk that a snapshot refers to, found by walking its manifest.
+
+use std::collections::HashSet;
+
+use repo_format::id::ChunkId;
+use repo_format::pack::PackKind;
+use repo_format::snapshot::{Snapshot, VolumeKind};
+use repo_format::tree::{self, Content, Entry, Page as TreePage, TreeRoot};
+use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
+
+use crate::RepositoryError;
+use crate::chunks::ChunkSource;
+
+/// Where a reference was met, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Context {
+    /// In the manifest itself.
+    Manifest,
+    /// The bytes of a volume from this offset on.
+    Volume {
+        /// In bytes.
+        offset_bytes: u64,
+    },
+    /// The content of the file at this path.
+    File(Vec<u8>),
+}
+
+/// Receives what a walk meets.
+pub trait Visitor {
+    /// A chunk is referred to. Metadata chunks are reported before they are read.
+    ///
+    /// # Errors
+    ///
+    /// Ends the walk.
+    fn reference(
+        &mut self,
+        kind: PackKind,
+        id: &ChunkId,
+        context: &Context,
+    ) -> Result<(), RepositoryError>;
+
+    /// A part of the manifest could not be read; what it lists is not walked.
+    ///
+    /// # Errors
+    ///
+    /// Ends the walk; the default does.
+    fn unreadable(
+        &mut self,
+        error: RepositoryError,
+        context: &Context,
+    ) -> Result<(), RepositoryError> {
+        let _ = context;
+        Err(error)
+    }
+}
+
+/// Manifest pages that were walked already: pages are shared between snapshots, and the sum of
+/// their references is the same each time.
+pub type Seen = HashSet<ChunkId>;
+
+/// Walks the manifest of `snapshot`. Pages in `seen` are passed over.
+///
+/// # Errors
+///
+/// What the visitor returned, or the store cannot be reached.
+pub fn walk(
+    source: &dyn ChunkSource,
+    snapshot: &Snapshot,
+    seen: &mut Seen,
+    visitor: &mut dyn Visitor,
+) -> Result<(), RepositoryError> {
+    if snapshot.root == ChunkId::NONE {
+        return Ok(());
+    }
+    let mut walker = Walker { source, seen, visitor, plain: Vec::new() };
+    match snapshot.kind {
+        VolumeKind::Block => walker.volume(&snapshot.root),
+        VolumeKind::Tree => walker.tree(&snapshot.root),
+    }
+}
+
+struct Walker<'a> {
+    source: &'a dyn ChunkSource,
+    seen: &'a mut Seen,
+    visitor: &'a mut dyn Visitor,
+    plain: Vec<u8>,
+}
+
+impl Walker<'_> {
+    /// Reports and reads a metadata chunk; `None` if it was walked before or cannot be read.
+    fn read<T>(
+        &mut self,
+        id: &ChunkId,
+        context: &Context,
+        decode: impl FnOnce(&[u8]) -> Result<T, repo_format::error::FormatError>,
+    ) -> Result<Option<T>, RepositoryError> {
+        if !self.seen.insert(*id) {
+            return Ok(None);
+        }
+        self.visitor.reference(PackKind::Meta, id, context)?;
+        let decoded = self.source.get(PackKind::Meta, id, &mut self.plain).and_then(|()| {
+            decode(&self.plain)
+                .map_err(|error| RepositoryError::format(format!("manifest {id}"), error))
+        });
+        match decoded {
+            Ok(decoded) => Ok(Some(decoded)),
+            Err(error) => {
+                // A later snapshot that shares the page has the same damage: it must hear of it.
+                self.seen.remove(id);
+                self.visitor.unreadable(error, context).map(|()| None)
+            }
+        }
+    }
+
+    fn volume(&mut self, root: &ChunkId) -> Result<(), RepositoryError> {
+        let Some(root) = self.read(root, &Context::Manifest, VolumeRoot::decode)? else {
+            return Ok(());
+        };
+        let page_log2 = root.chunk_log2 + 10;
+        for (number, page) in (0u64..).zip(&root.pages) {
+            let PageRef::Page(id) = page else { continue };
+            let page_offset = number << page_log2;
+            let context = Context::Volume { offset_bytes: page_offset };
+            let Some(page) = self.read(id, &context, Page::decode)? else { continue };
+            for (slot, offset) in page.slots.iter().zip(0u64..) {
+                let Slot::Data(id) = slot else { continue };
+                let offset_bytes = page_offset + (offset << root.chunk_log2);
+                let context = Context::Volume { offset_bytes };
+                self.visitor.reference(PackKind::Data, id, &context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tree(&mut self, root: &ChunkId) -> Result<(), RepositoryError> {
+        let Some(root) = self.read(root, &Context::Manifest, TreeRoot::decode)? else {
+            return Ok(());
+        };
+        // Depth first with a stack of our own: the format bounds its depth, not the call stack.
+        let mut stack: Vec<(ChunkId, Vec<u8>)> =
+            root.page.map(|page| (page, Vec::new())).into_iter().collect();
+        while let Some((id, first_path)) = stack.pop() {
+            let context = Context::File(first_path);
+            match self.read(&id, &context, tree::decode_page)? {
+                None => {}
+                Some(TreePage::Inner { children, .. }) => {
+                    let children = children.into_iter().rev();
+                    stack.extend(children.map(|child| (child.page, child.first_path)));
+                }
+                Some(TreePage::Leaf(entries)) => {
+                    for entry in entries {
+                        self.entry(entry)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), RepositoryError> {
+        match entry.content {
+            Content::Slices(slices) => {
+                let context = Context::File(entry.path);
+                for slice in &slices {
+                    self.visitor.reference(PackKind::Data, &slice.chunk, &context)?;
+                }
+            }
+            Content::Indirect(chunks) => {
+                let context = Context::File(entry.path);
+                for id in &chunks {
+                    let Some(slices) = self.read(id, &context, tree::decode_slices)? else {
+                        continue;
+                    };
+                    for slice in &slices {
+                        self.visitor.reference(PackKind::Data, &slice.chunk, &context)?;
+                    }
+                }
+            }
+            Content::None | Content::Inline(_) | Content::Symlink(_) | Content::HardLink(_) => {}
+        }
+        Ok(())
+    }
+}

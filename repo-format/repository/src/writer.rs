@@ -1,0 +1,373 @@
+//! Storing chunks and committing snapshots.
+//!
+//! A run is one main session, open from the first lookup to the commit: it keeps everything the
+//! run relies on from being collected. Every so often a checkpoint makes what was stored so far
+//! visible through a small session of its own, so that a killed run never stores it again.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use repo_format::config::Operation;
+use repo_format::frame::{Compression, FrameEncoder};
+use repo_format::id::{ChunkId, ClusterId, SegmentName, SessionId, SnapshotId};
+use repo_format::pack::PackKind;
+use repo_format::segment::{Entry, PackRow};
+use repo_format::session::{Commit, SegmentRef};
+use repo_format::snapshot::{Completeness, Snapshot};
+
+use crate::chunks::ChunkSink;
+use crate::index::Index;
+use crate::packer::{PackOptions, Packer, StoredPack, lock};
+use crate::session::OpenSession;
+use crate::view::View;
+use crate::{Repository, RepositoryError, random, segments};
+
+/// How a run writes.
+#[derive(Debug, Clone, Copy)]
+pub struct WriterOptions {
+    /// How hard to compress data. Metadata is always compressed.
+    pub compression: Compression,
+    /// Packs.
+    pub packs: PackOptions,
+    /// Whose snapshots these are.
+    pub cluster: ClusterId,
+}
+
+/// What a run did to the repository so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct WriterCounts {
+    /// Chunks given.
+    pub chunks: u64,
+    /// Of them new.
+    pub new_chunks: u64,
+    /// Plain bytes of the new ones.
+    pub new_plain_bytes: u64,
+    /// What the new ones take sealed, without tables and padding.
+    pub new_sealed_bytes: u64,
+    /// Bytes of stored packs, everything included.
+    pub stored_bytes: u64,
+}
+
+const SHARDS: usize = 16;
+
+/// Stores chunks for one run. Shared by its threads.
+#[derive(Debug)]
+pub struct Writer {
+    repository: Arc<Repository>,
+    index: Arc<Index>,
+    view: View,
+    cluster: ClusterId,
+    // Dropped before the session: no upload may outlive what protects it.
+    packer: Packer,
+    main: OpenSession,
+    compression: Compression,
+    encoders: Mutex<Vec<Encoder>>,
+    /// Chunks of this run that no committed segment has yet.
+    pending: [Mutex<HashSet<ChunkId>>; SHARDS],
+    next_segment: AtomicU32,
+    checkpoints: Mutex<Vec<SnapshotId>>,
+    chunks: AtomicU64,
+    new_chunks: AtomicU64,
+    new_plain_bytes: AtomicU64,
+    new_sealed_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    data: FrameEncoder,
+    meta: FrameEncoder,
+    frame: Vec<u8>,
+}
+
+impl Writer {
+    /// Opens a run: the session first, then the view it may rely on, then the index in line
+    /// with that view. Returns the segments that could not be read, if any: their chunks will be
+    /// stored again.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed.
+    pub fn open(
+        repository: &Arc<Repository>,
+        index: Arc<Index>,
+        options: &WriterOptions,
+    ) -> Result<(Self, Vec<String>), RepositoryError> {
+        repository.permits(Operation::Write)?;
+        let main = OpenSession::writer(repository, options.cluster)?;
+        let view = View::for_writing(repository)?;
+        let unreadable = sync_index(repository, &index, &view)?;
+        let writer = Self {
+            packer: Packer::new(repository, main.id(), options.packs)?,
+            repository: Arc::clone(repository),
+            index,
+            view,
+            cluster: options.cluster,
+            main,
+            compression: options.compression,
+            encoders: Mutex::new(Vec::new()),
+            pending: Default::default(),
+            next_segment: AtomicU32::new(0),
+            checkpoints: Mutex::default(),
+            chunks: AtomicU64::new(0),
+            new_chunks: AtomicU64::new(0),
+            new_plain_bytes: AtomicU64::new(0),
+            new_sealed_bytes: AtomicU64::new(0),
+        };
+        Ok((writer, unreadable))
+    }
+
+    /// What the repository held when the run began.
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The repository.
+    pub const fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Id of the run's session, which will be the snapshot's.
+    pub const fn id(&self) -> SessionId {
+        self.main.id()
+    }
+
+    /// Whether chunks that a parent's manifest names may be referenced without asking the index:
+    /// not while any pack is known to be damaged, so that what it held is stored again.
+    pub fn trusts_parents(&self) -> bool {
+        self.view.head.catalog.bad.is_empty() && self.view.damaged.is_empty()
+    }
+
+    /// Whether the repository has the chunk, and it may be referenced by this run.
+    ///
+    /// # Errors
+    ///
+    /// The index failed.
+    pub fn knows(&self, id: &ChunkId) -> Result<bool, RepositoryError> {
+        if lock(self.shard(id)).contains(id) {
+            return Ok(true);
+        }
+        Ok(self.index.usable(id)?.is_some())
+    }
+
+    /// Stores a chunk whose id is known, unless the repository has it already. Returns whether
+    /// it was new.
+    ///
+    /// * `id`: what [`repo_format::keys::Keys::chunk_id`] gives for `plain`.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed.
+    pub fn put_identified(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        plain: &[u8],
+    ) -> Result<bool, RepositoryError> {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.index.usable(id)?.is_some() || !lock(self.shard(id)).insert(*id) {
+            return Ok(false);
+        }
+        self.store(kind, id, plain)?;
+        Ok(true)
+    }
+
+    /// Stores a chunk that the repository has already: a repack moves it to a new pack.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub fn rewrite(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        plain: &[u8],
+    ) -> Result<(), RepositoryError> {
+        if lock(self.shard(id)).insert(*id) {
+            self.store(kind, id, plain)?;
+        }
+        Ok(())
+    }
+
+    fn store(&self, kind: PackKind, id: &ChunkId, plain: &[u8]) -> Result<(), RepositoryError> {
+        let mut encoder = self.encoder()?;
+        let Encoder { data, meta, frame } = &mut encoder;
+        match kind {
+            PackKind::Data => data.encode(plain, frame),
+            PackKind::Meta => meta.encode(plain, frame),
+        }
+        let stored = self.packer.push(kind, *id, frame);
+        lock(&self.encoders).push(encoder);
+        self.new_chunks.fetch_add(1, Ordering::Relaxed);
+        self.new_plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        self.new_sealed_bytes.fetch_add(stored?.into(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
+        let [.., last] = id.as_bytes();
+        &self.pending[usize::from(*last) % SHARDS]
+    }
+
+    fn encoder(&self) -> Result<Encoder, RepositoryError> {
+        if let Some(encoder) = lock(&self.encoders).pop() {
+            return Ok(encoder);
+        }
+        let named = |error| RepositoryError::format("the compressor", error);
+        Ok(Encoder {
+            data: FrameEncoder::new(self.compression).map_err(named)?,
+            meta: FrameEncoder::new(Compression::Zstd(3)).map_err(named)?,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Counters so far.
+    pub fn counts(&self) -> WriterCounts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WriterCounts {
+            chunks: get(&self.chunks),
+            new_chunks: get(&self.new_chunks),
+            new_plain_bytes: get(&self.new_plain_bytes),
+            new_sealed_bytes: get(&self.new_sealed_bytes),
+            stored_bytes: self.packer.stored_bytes(),
+        }
+    }
+
+    /// Makes what was stored so far visible. `record` describes the run; its id, completeness
+    /// and holds are set here. Every chunk its root refers to must have been put before.
+    /// Does nothing if nothing was stored since the last time.
+    ///
+    /// Other threads may put chunks meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed; the run cannot go on then.
+    pub fn checkpoint(&self, mut record: Snapshot) -> Result<(), RepositoryError> {
+        let Some(batch) = self.store_segment()? else { return Ok(()) };
+        let part = OpenSession::part_of(&self.main, self.cluster)?;
+        record.id = part.id();
+        record.cluster = self.cluster;
+        record.completeness = Completeness::Checkpoint;
+        record.holds = Some(self.main.id());
+        let previous: Vec<SnapshotId> = lock(&self.checkpoints).drain(..).collect();
+        part.commit(&Commit {
+            nonce: random::bytes()?,
+            segments: vec![batch.segment],
+            snapshot: Some(record),
+            forgets: previous,
+        })?;
+        lock(&self.checkpoints).push(part.id());
+        self.promote(&batch)
+    }
+
+    /// Commits the run's snapshot; its id and cluster are set here. `forgets` names further
+    /// checkpoints that it supersedes. When this returns, the snapshot is durable and visible.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the session was fenced.
+    pub fn finish(
+        self,
+        mut snapshot: Snapshot,
+        mut forgets: Vec<SnapshotId>,
+    ) -> Result<Snapshot, RepositoryError> {
+        let batch = self.store_segment()?;
+        snapshot.id = self.main.id();
+        snapshot.cluster = self.cluster;
+        snapshot.sizes.new_stored = self.packer.stored_bytes();
+        forgets.append(&mut lock(&self.checkpoints));
+        self.main.commit(&Commit {
+            nonce: random::bytes()?,
+            segments: batch.iter().map(|batch| batch.segment).collect(),
+            snapshot: Some(snapshot.clone()),
+            forgets,
+        })?;
+        if let Some(batch) = batch {
+            // The commit stands whatever becomes of the cache.
+            drop(self.promote(&batch));
+        }
+        Ok(snapshot)
+    }
+
+    /// Commits what was stored without a snapshot: a repack.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the session was fenced.
+    pub fn finish_repack(self) -> Result<(), RepositoryError> {
+        let batch = self.store_segment()?;
+        self.main.commit(&Commit {
+            nonce: random::bytes()?,
+            segments: batch.iter().map(|batch| batch.segment).collect(),
+            snapshot: None,
+            forgets: Vec::new(),
+        })
+    }
+
+    fn store_segment(&self) -> Result<Option<Batch>, RepositoryError> {
+        let stored = self.packer.flush()?;
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        let (packs, mut entries, ids) = index_rows(stored);
+        let counter = self.next_segment.fetch_add(1, Ordering::Relaxed);
+        let name = SegmentName { session: self.main.id(), counter };
+        let segment = segments::write(&self.repository, name, &packs, &mut entries)?;
+        Ok(Some(Batch { segment, packs, entries, ids }))
+    }
+
+    /// Moves committed chunks from the run's own memory to the index.
+    fn promote(&self, batch: &Batch) -> Result<(), RepositoryError> {
+        self.index.add_segment(&batch.segment, &batch.packs, &batch.entries)?;
+        for id in &batch.ids {
+            lock(self.shard(id)).remove(id);
+        }
+        Ok(())
+    }
+}
+
+struct Batch {
+    segment: SegmentRef,
+    packs: Vec<PackRow>,
+    entries: Vec<Entry>,
+    ids: Vec<ChunkId>,
+}
+
+fn index_rows(stored: Vec<StoredPack>) -> (Vec<PackRow>, Vec<Entry>, Vec<ChunkId>) {
+    let (mut packs, mut entries, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, pack) in (0u32..).zip(stored) {
+        packs.push(pack.row);
+        for (slot, row) in (0u32..).zip(&pack.chunks) {
+            entries.push(Entry::new(&row.id, number, row.offset, row.stored_len, slot));
+            ids.push(row.id);
+        }
+    }
+    (packs, entries, ids)
+}
+
+impl ChunkSink for Writer {
+    fn put(&self, kind: PackKind, plain: &[u8]) -> Result<ChunkId, RepositoryError> {
+        let id = self.repository.keys().chunk_id(kind, plain);
+        self.put_identified(kind, &id, plain)?;
+        Ok(id)
+    }
+}
+
+/// Brings the index in line with a view. Returns the segments that could not be read.
+///
+/// # Errors
+///
+/// The index failed.
+pub fn sync_index(
+    repository: &Repository,
+    index: &Index,
+    view: &View,
+) -> Result<Vec<String>, RepositoryError> {
+    let source = segments::Source::new(repository);
+    let report = index.sync(&view.index_view(), &source)?;
+    Ok(report
+        .unreadable
+        .into_iter()
+        .map(|(segment, why)| format!("index segment x/{}: {why}", segment.name))
+        .collect())
+}
