@@ -1,2 +1,5 @@
-//! The binary.
-fn main() {}
+//! The `salvor` command: see [`agent::cli`].
+
+fn main() -> std::process::ExitCode {
+    agent::cli::main()
+}

@@ -123,20 +123,24 @@ def tail(log, limit=2000):
 def in_child(function, *arguments):
     """Calls `function` in a forked child, so that the memory it needs is not counted to the tools.
 
-    Returns nothing; a failure in the child is raised here, with the message it printed.
+    Returns nothing; what went wrong in the child is raised here, with its message.
     """
+    receiving, sending = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             function(*arguments)
             code = 0
-        except KeyboardInterrupt:
-            code = 130
-        except Exception as error:  # the child's last stand: say it, then leave without our caller's cleanup
-            print(f"{type(error).__name__}: {error}", flush=True)
+        except (
+            Exception
+        ) as error:  # the child ends here: its parent is told, and nothing of ours is cleaned up twice
+            os.write(sending, f"{type(error).__name__}: {error}".encode(errors="replace")[:4000])
         finally:
             os._exit(code)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:
+        message = pipe.read().decode()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code != 0:
-        raise CommandFailed(f"{function.__name__}: see the message above")
+        raise CommandFailed(message or f"{function.__name__} ended with exit code {code}")

@@ -204,8 +204,7 @@ pub(crate) trait Put {
     /// A [`Put::blob`] of at most [`TEXT_BYTES_MAX`] bytes: what is longer is cut, so that no
     /// record is written that cannot be read.
     fn text(&mut self, text: &str) {
-        let end = text.floor_char_boundary(to_usize(TEXT_BYTES_MAX));
-        self.blob(text.get(..end).unwrap_or_default().as_bytes());
+        self.blob(cut(text).as_bytes());
     }
 
     fn optional<const N: usize>(&mut self, bytes: Option<&[u8; N]>) {
@@ -238,6 +237,11 @@ pub(crate) const fn to_usize(len: u64) -> usize {
 /// A length as a number of 32 bits, for what the limits keep far below that.
 pub(crate) fn len_u32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// The front of `text` that a record has room for.
+pub(crate) fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(to_usize(TEXT_BYTES_MAX))).unwrap_or_default()
 }
 
 /// Length of a [`checksum`].

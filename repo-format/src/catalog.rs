@@ -285,16 +285,17 @@ mod tests {
             pages in (0u32..4).prop_flat_map(|log2| {
                 proptest::collection::vec(proptest::option::of(page_ref()), 1 << log2)
             }),
-            folded in proptest::collection::vec(testing::session_id(), 0..3),
+            folded in proptest::collection::vec((testing::session_id(), any::<u64>()), 0..3),
             dying in proptest::collection::vec((any::<u64>(), testing::snapshot()), 0..3),
             condemned in proptest::collection::vec((testing::object_name(), any::<u64>()), 0..3),
             dead in proptest::collection::vec(testing::object_name(), 0..3),
             bad in proptest::collection::vec(testing::object_name(), 0..3),
         ) -> Catalog {
+            let folded = folded.into_iter().map(|(session, at_s)| Folded { session, at_s });
             let dying = dying.into_iter().map(|(since, snapshot)| Dying { since, snapshot });
             let condemned = condemned.into_iter().map(|(pack, since)| Condemned { pack, since });
             Catalog {
-                n, previous, created_s, segments, pages, folded,
+                n, previous, created_s, segments, pages, folded: folded.collect(),
                 dying: dying.collect(), condemned: condemned.collect(), dead, bad,
             }
         }
@@ -320,7 +321,7 @@ mod tests {
         #[test]
         fn a_page_holds_one_run_of_ids(a in any::<[u8; 16]>(), b in any::<[u8; 16]>(), log2 in 0..13) {
             let (low, high) = (SessionId(a.min(b)), SessionId(a.max(b)));
-            let pages = 1 << log2;
+            let pages = 1usize << log2;
             prop_assert!(page_of(&low, pages) <= page_of(&high, pages));
             prop_assert!(page_of(&high, pages) < pages);
         }
@@ -338,7 +339,7 @@ mod tests {
         let catalog = Catalog {
             n: 5,
             pages: vec![None, Some(page)],
-            folded: vec![SessionId([1; 16])],
+            folded: vec![Folded { session: SessionId([1; 16]), at_s: 9 }],
             condemned: vec![Condemned { pack: testing::name(1), since: 3 }],
             dead: vec![testing::name(2)],
             ..Catalog::default()

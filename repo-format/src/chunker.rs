@@ -113,3 +113,150 @@ impl Chunker {
         self.sizes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::noise;
+
+    const SMALL: ChunkSizes = ChunkSizes { min: 64, avg: 256, max: 1024 };
+
+    fn gear(seed: u8) -> GearTable {
+        GearTable::derive(&[seed; 32])
+    }
+
+    fn lens(chunker: &Chunker, mut bytes: &[u8]) -> Vec<usize> {
+        let mut lens = Vec::new();
+        while let Some(len) = chunker.next_cut(bytes, true) {
+            lens.push(len);
+            bytes = &bytes[len..];
+        }
+        lens
+    }
+
+    /// As [`lens`] when the bytes come in pieces of `piece` bytes.
+    fn lens_in_pieces(chunker: &Chunker, bytes: &[u8], piece: usize) -> Vec<usize> {
+        let mut lens = Vec::new();
+        let (mut from, mut to) = (0, 0);
+        loop {
+            match chunker.next_cut(&bytes[from..to], to == bytes.len()) {
+                Some(len) => {
+                    lens.push(len);
+                    from += len;
+                }
+                None if to == bytes.len() => return lens,
+                None => to = bytes.len().min(to + piece),
+            }
+        }
+    }
+
+    /// The rule of FORMAT.md, a byte at a time.
+    fn reference_len(gear: &GearTable, sizes: ChunkSizes, bytes: &[u8]) -> usize {
+        let [min, avg, max] = [sizes.min, sizes.avg, sizes.max].map(|size| size as usize);
+        let (strict, relaxed) = select_masks(avg, Normalization::Level1);
+        let end = bytes.len().min(max);
+        if end <= min {
+            return end;
+        }
+        let mut hash = 0u64;
+        for (at, byte) in bytes.iter().enumerate().take(end / 2 * 2).skip(min) {
+            hash = (hash << 1).wrapping_add(gear.table[usize::from(*byte)]);
+            let mask = if at < avg.min(end) / 2 * 2 { strict } else { relaxed };
+            if hash & mask == 0 {
+                return at;
+            }
+        }
+        end
+    }
+
+    fn reference_lens(gear: &GearTable, sizes: ChunkSizes, mut bytes: &[u8]) -> Vec<usize> {
+        let mut lens = Vec::new();
+        while !bytes.is_empty() {
+            lens.push(reference_len(gear, sizes, bytes));
+            bytes = &bytes[lens[lens.len() - 1]..];
+        }
+        lens
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_follow_the_rule_however_the_bytes_come(
+            seed in any::<u64>(),
+            len in 0usize..20_000,
+            piece in 1usize..3000,
+            repeat in 1usize..100,
+        ) {
+            let chunker = Chunker::new(&gear(1), SMALL);
+            // Noise, then a part that repeats: with cuts at the greatest length.
+            let mut bytes = noise(seed, len);
+            let pattern = noise(seed ^ 1, repeat);
+            bytes.extend(pattern.iter().cycle().take(len / 2));
+            let expected = reference_lens(&gear(1), SMALL, &bytes);
+            prop_assert_eq!(&lens(&chunker, &bytes), &expected);
+            prop_assert_eq!(&lens_in_pieces(&chunker, &bytes, piece), &expected);
+            prop_assert_eq!(expected.iter().sum::<usize>(), bytes.len());
+        }
+
+        #[test]
+        fn every_chunk_but_the_last_has_an_allowed_length(seed in any::<u64>()) {
+            let lens = lens(&Chunker::new(&gear(1), SMALL), &noise(seed, 50_000));
+            let (last, others) = lens.split_last().unwrap();
+            prop_assert!(others.iter().all(|len| (64..=1024).contains(len)), "{:?}", lens);
+            prop_assert!(*last <= 1024);
+        }
+    }
+
+    #[test]
+    fn the_default_sizes_cut_as_the_rule_says() {
+        let bytes = noise(1, 24 << 20);
+        let sizes = ChunkSizes::default();
+        let lens = lens(&Chunker::new(&gear(1), sizes), &bytes);
+        assert_eq!(lens, reference_lens(&gear(1), sizes, &bytes));
+        let average = bytes.len() / lens.len();
+        assert!((512 << 10..2 << 20).contains(&average), "{average} bytes a chunk");
+    }
+
+    #[test]
+    fn another_key_gives_other_cuts() {
+        let bytes = noise(1, 100_000);
+        let cuts = |seed| lens(&Chunker::new(&gear(seed), SMALL), &bytes);
+        assert_eq!(cuts(1), cuts(1));
+        assert_ne!(cuts(1), cuts(2));
+    }
+
+    #[test]
+    fn an_insertion_moves_only_the_cuts_near_it() {
+        let chunker = Chunker::new(&gear(1), SMALL);
+        let before = noise(1, 100_000);
+        let after = [&before[..50_000], b"inserted", &before[50_000..]].concat();
+        let ends = |lens: Vec<usize>, len: usize| -> std::collections::HashSet<usize> {
+            let ends = lens.iter().scan(0, |end, len| {
+                *end += len;
+                Some(*end)
+            });
+            ends.map(|end| len - end).collect()
+        };
+        let old = ends(lens(&chunker, &before), before.len());
+        let new = ends(lens(&chunker, &after), after.len());
+        let lost = old.difference(&new).filter(|to_end| **to_end < 45_000).count();
+        assert_eq!(lost, 0, "cuts far behind the insertion moved");
+    }
+
+    #[test]
+    fn bytes_without_any_variety_are_cut_at_the_greatest_length() {
+        let lens = lens(&Chunker::new(&gear(1), SMALL), &[0; 5000]);
+        assert_eq!(lens, [1024, 1024, 1024, 1024, 904]);
+    }
+
+    #[test]
+    fn nothing_is_cut_while_it_depends_on_bytes_to_come() {
+        let chunker = Chunker::new(&gear(1), SMALL);
+        let bytes = noise(1, 1024);
+        assert_eq!(chunker.next_cut(&[], true), None);
+        assert_eq!(chunker.next_cut(&bytes[..1023], false), None);
+        assert!(chunker.next_cut(&bytes, false).is_some());
+        assert_eq!(chunker.next_cut(&bytes[..1], true), Some(1));
+    }
+}

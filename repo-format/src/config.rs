@@ -160,3 +160,96 @@ fn read_features(reader: &mut Reader<'_>) -> Result<Vec<String>, FormatError> {
     let count = reader.count(FEATURES_MAX, 1, "features")?;
     (0..count).map(|_| reader.text(FEATURE_BYTES_MAX, "name of a feature")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, REPOSITORY, keys, other_keys};
+
+    fn config() -> Config {
+        Config {
+            features: [vec!["a".into()], vec![], vec!["b".into(), "c".into()]],
+            ..Config::new(REPOSITORY, 1_700_000_000)
+        }
+    }
+
+    /// As a program of another version would write it: with a checksum that fits.
+    fn with_version(version: u16) -> Vec<u8> {
+        let mut bytes = config().encode(&keys());
+        bytes[8..10].copy_from_slice(&version.to_le_bytes());
+        bytes.truncate(bytes.len() - CHECKSUM_LEN);
+        let checksum = checksum(&bytes);
+        [bytes.as_slice(), &checksum].concat()
+    }
+
+    #[test]
+    fn a_config_is_read_back_as_it_was() {
+        let bytes = config().encode(&keys());
+        assert_eq!(Config::decode(&bytes).unwrap(), config());
+        Config::authenticate(&bytes, &keys()).unwrap();
+    }
+
+    #[test]
+    fn damage_to_a_config_is_never_taken_for_a_newer_version() {
+        let bytes = config().encode(&keys());
+        testing::refuses_damage(&bytes, Config::decode);
+        for (damage, bytes) in testing::damaged(&bytes) {
+            let error = Config::decode(&bytes).unwrap_err();
+            assert!(!matches!(error, FormatError::NewerVersion { .. }), "{damage}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_newer_config_is_not_taken_for_damage() {
+        let expected = FormatError::NewerVersion { found: 2, supported: 1 };
+        assert_eq!(Config::decode(&with_version(2)), Err(expected));
+        assert!(Config::decode(&with_version(0)).is_err());
+        assert!(Config::decode(&with_version(1)).is_ok());
+    }
+
+    #[test]
+    fn a_forged_config_is_not_taken_for_ours() {
+        let forged = config().encode(&other_keys());
+        assert_eq!(Config::decode(&forged).unwrap(), config());
+        assert_eq!(Config::authenticate(&forged, &keys()), Err(FormatError::Unauthentic));
+        for len in 0..CHECKSUM_LEN + 32 {
+            assert!(Config::authenticate(&forged[..len], &keys()).is_err());
+        }
+    }
+
+    #[test]
+    fn something_else_is_not_taken_for_a_damaged_config() {
+        let expected = FormatError::BadMagic { expected: "Salvor repository's config" };
+        assert_eq!(Config::decode(&[0; 100]), Err(expected));
+    }
+
+    #[test]
+    fn an_unknown_feature_forbids_only_what_it_concerns() {
+        let forbidden = |operation| config().permits(operation).is_err();
+        assert!(forbidden(Operation::Read));
+        assert!(!forbidden(Operation::Write));
+        assert!(forbidden(Operation::Maintain));
+        assert_eq!(
+            config().permits(Operation::Maintain).unwrap_err().to_string(),
+            "it needs the feature `b` to maintain it, which this program does not have. \
+             Use a newer salvor"
+        );
+    }
+
+    #[test]
+    fn sizes_that_the_chunker_cannot_work_with_are_refused() {
+        let sizes = |min, avg, max| ChunkSizes { min, avg, max };
+        for file_chunks in [
+            sizes(0, 0, 0),
+            sizes(65, 256, 1024),
+            sizes(64, 300, 1024),
+            sizes(64, 256, 257),
+            sizes(256, 256, 1024),
+            sizes(64, 8 << 20, 16 << 20),
+            sizes(64, 256, (16 << 20) + 2),
+        ] {
+            let config = Config { file_chunks, ..config() };
+            assert!(Config::decode(&config.encode(&keys())).is_err(), "{file_chunks:?}");
+        }
+    }
+}

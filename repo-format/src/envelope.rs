@@ -133,3 +133,101 @@ pub(crate) fn read_compressed(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
     }
     Ok(plain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SessionId;
+    use crate::keys::Secret;
+    use crate::testing::{REPOSITORY, SALT, bundle, damaged, keys, noise, other_keys};
+
+    const KEY: ObjectKey = ObjectKey::Session(SessionId([3; 16]));
+
+    fn sealed(plain: &[u8]) -> Vec<u8> {
+        seal(&keys(), &REPOSITORY, &KEY, SALT, plain).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_opened_as_it_was() {
+        for plain in [vec![], vec![0; COMPRESS_FROM - 1], vec![0; 1 << 20], noise(1, 10_000)] {
+            let bytes = sealed(&plain);
+            assert_eq!(open(&keys(), &REPOSITORY, &KEY, bytes).unwrap(), plain);
+        }
+        assert!(sealed(&vec![0; 1 << 20]).len() < 1000, "it is not compressed");
+    }
+
+    #[test]
+    fn a_record_opens_under_its_name_in_its_repository_only() {
+        let bytes = sealed(b"plain");
+        let other = ObjectKey::Commit(SessionId([3; 16]));
+        assert!(open(&keys(), &REPOSITORY, &other, bytes.clone()).is_err());
+        let moved = open(&keys(), &RepositoryId([0; 16]), &KEY, bytes);
+        assert_eq!(moved, Err(FormatError::Unauthentic));
+    }
+
+    #[test]
+    fn damage_is_told_from_a_wrong_key_and_a_newer_version() {
+        for (damage, bytes) in damaged(&sealed(b"plain")) {
+            let error = open(&keys(), &REPOSITORY, &KEY, bytes).unwrap_err();
+            let expected = matches!(
+                error,
+                FormatError::Checksum
+                    | FormatError::BadMagic { .. }
+                    | FormatError::Truncated { .. }
+                    | FormatError::Unauthentic
+            );
+            assert!(expected, "{damage}: {error}");
+        }
+        let refused = open(&other_keys(), &REPOSITORY, &KEY, sealed(b"plain"));
+        assert_eq!(refused, Err(FormatError::WrongKey));
+    }
+
+    #[test]
+    fn a_newer_version_suite_or_epoch_is_named() {
+        let with = |at: usize, value: u8| {
+            let mut bytes = sealed(b"plain");
+            bytes[at] = value;
+            let checksum = checksum(&bytes[..80]);
+            bytes[80..88].copy_from_slice(&checksum);
+            open(&keys(), &REPOSITORY, &KEY, bytes).unwrap_err()
+        };
+        assert_eq!(with(4, 2), FormatError::NewerVersion { found: 2, supported: 1 });
+        assert_eq!(with(6, 2), FormatError::UnknownSuite { found: 2 });
+        assert_eq!(with(12, 1), FormatError::UnknownEpoch { epoch: 1 });
+        assert_eq!(with(9, 1), FormatError::Inconsistent { what: "reserved bytes other than 0" });
+    }
+
+    #[test]
+    fn a_record_of_an_older_epoch_still_opens() {
+        let rotated = Keys::new(&bundle(1).rotated(Secret::new([9; 32])).unwrap());
+        assert_eq!(open(&rotated, &REPOSITORY, &KEY, sealed(b"plain")).unwrap(), b"plain");
+        let newer = seal(&rotated, &REPOSITORY, &KEY, SALT, b"plain").unwrap();
+        let refused = open(&keys(), &REPOSITORY, &KEY, newer);
+        assert_eq!(refused, Err(FormatError::UnknownEpoch { epoch: 1 }));
+    }
+
+    #[test]
+    fn a_payload_that_is_not_as_long_as_it_says_is_refused() {
+        let mut zeroes = Vec::new();
+        put_compressed(&mut zeroes, &[0; 1000]);
+        assert_eq!(zeroes[0], 1);
+        for len in [0, 999, 1001, 5000] {
+            zeroes[1..5].copy_from_slice(&u32::to_le_bytes(len));
+            assert!(read_compressed(&zeroes).is_err(), "{len}");
+        }
+        zeroes[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(read_compressed(&zeroes), Err(FormatError::Limit { .. })));
+        for bytes in [&[][..], &[0, 1, 0, 0, 0], &[0, 0, 0, 0, 0, 7], &[2, 0, 0, 0, 0]] {
+            assert!(read_compressed(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_read_back_is_not_sealed() {
+        let over = to_usize(RECORD_BYTES_MAX);
+        let refused = seal(&keys(), &REPOSITORY, &KEY, SALT, &noise(1, over));
+        assert!(matches!(refused, Err(FormatError::Limit { .. })));
+        let refused = open(&keys(), &REPOSITORY, &KEY, vec![0; over + 1]);
+        assert!(matches!(refused, Err(FormatError::Limit { .. })));
+    }
+}

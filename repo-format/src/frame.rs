@@ -170,3 +170,71 @@ impl FrameDecoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{damaged, noise};
+
+    fn encoded(compression: Compression, plain: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0xee; 100];
+        FrameEncoder::new(compression).unwrap().encode(plain, &mut frame);
+        frame
+    }
+
+    #[test]
+    fn a_frame_is_decoded_as_it_was_at_every_level() {
+        let mut text = b"to be or not to be, ".repeat(500);
+        text.extend_from_slice(&noise(1, 5000));
+        let levels = (-7..=19).map(Compression::Zstd).chain([Compression::Off]);
+        for compression in levels {
+            for plain in [&[][..], b"x", &[0; 1000], &noise(2, 10_000), &text] {
+                let frame = encoded(compression, plain);
+                assert!(frame.len() <= plain.len() + FRAME_HEADER_LEN);
+                let mut decoded = vec![0xdd; 17];
+                FrameDecoder::new().unwrap().decode(&frame, &mut decoded).unwrap();
+                assert_eq!(decoded, plain, "{compression:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_chunk_fits_a_frame() {
+        let plain = noise(1, CHUNK_BYTES_MAX);
+        let mut decoded = Vec::new();
+        let frame = encoded(Compression::default(), &plain);
+        FrameDecoder::new().unwrap().decode(&frame, &mut decoded).unwrap();
+        assert_eq!(decoded, plain);
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_stored_as_it_is() {
+        let plain = noise(3, 100_000);
+        let frame = encoded(Compression::Zstd(19), &plain);
+        assert_eq!((frame[0], &frame[FRAME_HEADER_LEN..]), (CODEC_RAW, plain.as_slice()));
+    }
+
+    #[test]
+    fn a_damaged_frame_is_refused_or_as_long_as_it_says() {
+        let mut decoder = FrameDecoder::new().unwrap();
+        for compression in [Compression::Off, Compression::Zstd(1)] {
+            for (damage, frame) in damaged(&encoded(compression, &[7; 200])) {
+                let mut plain = Vec::new();
+                if decoder.decode(&frame, &mut plain).is_ok() {
+                    assert_eq!(plain.len(), 200, "{damage}");
+                }
+                assert!(plain.capacity() <= 2 * CHUNK_BYTES_MAX, "{damage}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_anything_is_reserved() {
+        let mut frame = vec![CODEC_RAW];
+        frame.extend_from_slice(&u32::MAX.to_le_bytes());
+        let mut plain = Vec::new();
+        let refused = FrameDecoder::new().unwrap().decode(&frame, &mut plain);
+        assert!(matches!(refused, Err(FormatError::Limit { .. })));
+        assert_eq!(plain.capacity(), 0);
+    }
+}

@@ -221,3 +221,75 @@ impl Keys {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_bundle_is_read_back_as_it_was() {
+        let bundle = testing::bundle(1).rotated(Secret::new([8; 32])).unwrap();
+        assert_eq!(KeyBundle::decode(&bundle.encode()).unwrap(), bundle);
+        let decode = |bytes: &[u8]| KeyBundle::decode(bytes);
+        testing::refuses_damage_or_is_canonical(&bundle.encode(), decode, |bundle| {
+            bundle.encode().to_vec()
+        });
+    }
+
+    #[test]
+    fn every_key_is_another() {
+        let keys = Keys::new(&testing::bundle(1).rotated(Secret::new([8; 32])).unwrap());
+        let mut seen = HashSet::new();
+        let stable = [&keys.id_data, &keys.id_meta, &keys.config_mac, &keys.page_cut];
+        let epochs = keys
+            .epochs
+            .iter()
+            .flat_map(|epoch| [&epoch.data, &epoch.meta, &epoch.segment, &epoch.record]);
+        for key in stable.into_iter().chain(epochs) {
+            assert!(seen.insert(*key.expose()), "a key is used for two things");
+        }
+    }
+
+    #[test]
+    fn ids_survive_a_rotation_and_sealing_keys_do_not() {
+        let old = testing::bundle(1);
+        let new = old.rotated(Secret::new([8; 32])).unwrap();
+        let (old, new) = (Keys::new(&old), Keys::new(&new));
+        assert_eq!(old.chunk_id(PackKind::Data, b"x"), new.chunk_id(PackKind::Data, b"x"));
+        assert_eq!((old.newest_epoch(), new.newest_epoch()), (0, 1));
+        assert_eq!(old.root(Purpose::Data, 0), new.root(Purpose::Data, 0));
+        assert_eq!(old.root(Purpose::Data, 1), Err(FormatError::UnknownEpoch { epoch: 1 }));
+        assert_ne!(new.root(Purpose::Data, 0), new.root(Purpose::Data, 1));
+    }
+
+    #[test]
+    fn data_and_metadata_have_different_ids() {
+        let keys = testing::keys();
+        assert_ne!(keys.chunk_id(PackKind::Data, b""), keys.chunk_id(PackKind::Meta, b""));
+    }
+
+    #[test]
+    fn epochs_out_of_order_or_beyond_counting_are_refused() {
+        let last = Secret::new([0; 32]);
+        let bundle = |epochs: &[u32]| KeyBundle {
+            master: last.clone(),
+            epochs: epochs.iter().map(|epoch| (*epoch, last.clone())).collect(),
+        };
+        for epochs in [&[][..], &[1, 1], &[2, 1]] {
+            assert!(KeyBundle::decode(&bundle(epochs).encode()).is_err(), "{epochs:?}");
+        }
+        assert!(bundle(&[u32::MAX]).rotated(last.clone()).is_err());
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let bundle = KeyBundle::new(Secret::new([0xab; 32]), Secret::new([0xab; 32]));
+        let keys = Keys::new(&bundle);
+        let printed = format!("{bundle:?} {keys:?} {:?} {:?}", keys.gear(), keys.page_cutter());
+        assert!(printed.chars().all(|letter| !('1'..='9').contains(&letter)), "{printed}");
+        assert!(!printed.to_lowercase().contains("abab"), "{printed}");
+    }
+}

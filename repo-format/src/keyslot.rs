@@ -215,3 +215,122 @@ fn derive(kdf: Kdf, secret: &[u8], salt: &[u8; 32]) -> Result<DerivedKey, Format
     }
     Ok(DerivedKey::new(&root, &[b"salvor slot", salt]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::CHECKSUM_LEN;
+    use crate::testing::{self, REPOSITORY, SALT, bundle};
+
+    const SLOT: SlotId = SlotId([6; 16]);
+    const PLACE: (&RepositoryId, &SlotId) = (&REPOSITORY, &SLOT);
+    const CHEAP: Kdf = Kdf::Argon2id { memory_kib: 32, passes: 1, lanes: 4 };
+
+    fn slot(kdf: Kdf) -> KeySlot {
+        KeySlot::wrap(&bundle(1), PLACE, b"secret", kdf, SALT, ("laptop".into(), 5)).unwrap()
+    }
+
+    fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.truncate(bytes.len() - CHECKSUM_LEN);
+        let checksum = checksum(&bytes);
+        [bytes.as_slice(), &checksum].concat()
+    }
+
+    #[test]
+    fn a_slot_opens_with_its_secret_and_no_other() {
+        for kdf in [CHEAP, Kdf::KeyFile] {
+            let read = KeySlot::decode(&slot(kdf).encode()).unwrap();
+            assert_eq!(read, slot(kdf));
+            assert_eq!(read.unwrap(PLACE, b"secret").unwrap(), bundle(1));
+            assert_eq!(read.unwrap(PLACE, b"Secret"), Err(FormatError::WrongKey));
+            assert_eq!(read.unwrap(PLACE, b""), Err(FormatError::WrongKey));
+        }
+    }
+
+    #[test]
+    fn damage_to_a_slot_is_told_from_a_wrong_secret_and_from_a_newer_version() {
+        for kdf in [CHEAP, Kdf::KeyFile] {
+            for (damage, bytes) in testing::damaged(&slot(kdf).encode()) {
+                let error = KeySlot::decode(&bytes).unwrap_err();
+                let expected = matches!(
+                    error,
+                    FormatError::Checksum
+                        | FormatError::BadMagic { .. }
+                        | FormatError::Truncated { .. }
+                );
+                assert!(expected, "{damage}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_slot_is_not_taken_for_damage() {
+        let mut bytes = slot(Kdf::KeyFile).encode();
+        bytes[4] = 2;
+        let expected = FormatError::NewerVersion { found: 2, supported: 1 };
+        assert_eq!(KeySlot::decode(&with_checksum(bytes)), Err(expected));
+        let mut bytes = slot(Kdf::KeyFile).encode();
+        bytes[6] = 2;
+        let expected = FormatError::UnknownSuite { found: 2 };
+        assert_eq!(KeySlot::decode(&with_checksum(bytes)), Err(expected));
+        let mut bytes = slot(Kdf::KeyFile).encode();
+        bytes[8] = 3;
+        let error = KeySlot::decode(&with_checksum(bytes)).unwrap_err();
+        assert!(matches!(error, FormatError::UnknownFeature { .. }));
+    }
+
+    #[test]
+    fn a_slot_opens_in_its_place_only_and_under_its_label_only() {
+        let slot = slot(Kdf::KeyFile);
+        let elsewhere = slot.unwrap((&RepositoryId([9; 16]), &SLOT), b"secret");
+        assert_eq!(elsewhere, Err(FormatError::Unauthentic));
+        let moved = slot.unwrap((&REPOSITORY, &SlotId([9; 16])), b"secret");
+        assert_eq!(moved, Err(FormatError::Unauthentic));
+        let relabelled = KeySlot { label: "desktop".into(), ..slot.clone() };
+        assert_eq!(relabelled.unwrap(PLACE, b"secret"), Err(FormatError::Unauthentic));
+        let dated = KeySlot { created_s: 6, ..slot };
+        assert_eq!(dated.unwrap(PLACE, b"secret"), Err(FormatError::Unauthentic));
+    }
+
+    #[test]
+    fn a_forged_slot_cannot_take_all_memory_or_time() {
+        for kdf in [
+            Kdf::Argon2id { memory_kib: ARGON2_KIB_MAX + 1, passes: 1, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 64, passes: ARGON2_PASSES_MAX + 1, lanes: 1 },
+            Kdf::Argon2id { memory_kib: 1024, passes: 1, lanes: ARGON2_LANES_MAX + 1 },
+        ] {
+            let forged = KeySlot { kdf, ..slot(CHEAP) };
+            let refused = KeySlot::decode(&forged.encode());
+            assert!(matches!(refused, Err(FormatError::Limit { .. })), "{kdf:?}");
+            assert!(matches!(forged.unwrap(PLACE, b"secret"), Err(FormatError::Limit { .. })));
+        }
+    }
+
+    #[test]
+    fn senseless_argon2_parameters_are_an_error() {
+        for (memory_kib, passes, lanes) in [(0, 1, 1), (64, 0, 1), (64, 1, 0), (8, 1, 64)] {
+            let kdf = Kdf::Argon2id { memory_kib, passes, lanes };
+            assert!(KeySlot { kdf, ..slot(CHEAP) }.unwrap(PLACE, b"secret").is_err(), "{kdf:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_could_not_be_read_back_is_not_written() {
+        let label = ("x".repeat(4097), 0);
+        let refused = KeySlot::wrap(&bundle(1), PLACE, b"s", Kdf::KeyFile, SALT, label);
+        assert!(matches!(refused, Err(FormatError::Limit { .. })));
+    }
+
+    #[test]
+    fn the_most_epochs_fit_a_slot() {
+        let mut full = bundle(1);
+        for epoch in 1..EPOCHS_MAX {
+            full = full.rotated(crate::keys::Secret::new([epoch.to_le_bytes()[0]; 32])).unwrap();
+        }
+        assert!(full.rotated(crate::keys::Secret::new([0; 32])).is_err());
+        let label = ("x".repeat(4096), 0);
+        let slot = KeySlot::wrap(&full, PLACE, b"s", Kdf::KeyFile, SALT, label).unwrap();
+        let read = KeySlot::decode(&slot.encode()).unwrap();
+        assert_eq!(read.unwrap(PLACE, b"s").unwrap(), full);
+    }
+}

@@ -12,6 +12,8 @@ pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod id;
 pub mod key;
 pub mod keys;

@@ -537,3 +537,6 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<PackIdentity, FormatErr
     reader.zeroes(reader.remaining())?;
     Ok(identity)
 }
+
+#[cfg(test)]
+mod tests;

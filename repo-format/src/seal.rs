@@ -118,3 +118,49 @@ fn nonce(position: u64) -> Nonce<aes_gcm::aead::consts::U12> {
     }
     nonce.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{SALT, damaged};
+
+    fn sealed(key: &SealKey, position: u64, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        let mut bytes = plain.to_vec();
+        let tag = key.seal(position, aad, &mut bytes);
+        [bytes.as_slice(), &tag].concat()
+    }
+
+    #[test]
+    fn what_is_sealed_opens_under_the_same_key_position_and_data_only() {
+        let key = SealKey::new(&SALT);
+        let bytes = sealed(&key, 7, b"aad", b"plain");
+        let open = |key: &SealKey, position, aad: &[u8]| {
+            key.open(position, aad, &mut bytes.clone()).map(|plain| plain.to_vec())
+        };
+        assert_eq!(open(&key, 7, b"aad").unwrap(), b"plain");
+        assert_eq!(open(&key, 8, b"aad"), Err(FormatError::Unauthentic));
+        assert_eq!(open(&key, 7, b"add"), Err(FormatError::Unauthentic));
+        assert_eq!(open(&SealKey::new(&[0; 32]), 7, b"aad"), Err(FormatError::Unauthentic));
+    }
+
+    #[test]
+    fn damage_anywhere_is_noticed() {
+        let key = SealKey::new(&SALT);
+        for (damage, mut bytes) in damaged(&sealed(&key, 7, b"aad", b"plain")) {
+            assert!(key.open(7, b"aad", &mut bytes).is_err(), "{damage}");
+        }
+    }
+
+    #[test]
+    fn another_root_or_context_gives_another_key_and_commitment() {
+        let key = |root, context: &[&[u8]]| DerivedKey::new(&[root; 32], context);
+        let one = key(1, &[b"a", b"b"]);
+        for other in [key(2, &[b"a", b"b"]), key(1, &[b"a", b"c"]), key(1, &[b"a"])] {
+            assert_ne!(one.commitment, other.commitment);
+            let refused = other.committed(&one.commitment).map(drop);
+            assert_eq!(refused, Err(FormatError::WrongKey));
+        }
+        let same = key(1, &[b"a", b"b"]);
+        assert!(same.committed(&one.commitment).is_ok());
+    }
+}

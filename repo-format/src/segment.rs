@@ -105,12 +105,7 @@ impl<'a> SegmentBuilder<'a> {
     ///
     /// [`FormatError::UnknownEpoch`]; [`FormatError::Limit`] above [`SEGMENT_BLOCKS_MAX`].
     pub fn finish(mut self) -> Result<(Vec<u8>, u64), FormatError> {
-        let mut counts = Vec::with_capacity(COUNTS_LEN);
-        counts.u32(self.packs);
-        counts.u64(self.entries);
-        for (to, from) in self.plain.iter_mut().zip(&counts) {
-            *to = *from;
-        }
+        self.put_counts();
         let epoch = self.keys.newest_epoch();
         let derived = derive(self.keys, epoch, &self.name, &self.salt)?;
         let mut out = encode_header(epoch, &self.name, &self.salt, &derived.commitment);
@@ -124,6 +119,22 @@ impl<'a> SegmentBuilder<'a> {
             out.raw(&tag);
         }
         Ok((out, self.entries))
+    }
+
+    fn put_counts(&mut self) {
+        let mut counts = Vec::with_capacity(COUNTS_LEN);
+        counts.u32(self.packs);
+        counts.u64(self.entries);
+        for (to, from) in self.plain.iter_mut().zip(&counts) {
+            *to = *from;
+        }
+    }
+
+    /// What [`Self::finish`] would seal.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn into_plain(mut self) -> Vec<u8> {
+        self.put_counts();
+        self.plain
     }
 }
 
@@ -360,3 +371,6 @@ fn read_entry(reader: &mut Reader<'_>, packs: u32) -> Result<Entry, FormatError>
     }
     Ok(entry)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! A snapshot's record: what was saved, when, how completely, and where its manifest starts.
 
-use crate::bytes::{Put, Reader, len_u64, to_usize};
+use crate::bytes::{Put, Reader, cut, len_u64, to_usize};
 use crate::error::{FormatError, check_record_version};
 use crate::id::{ChunkId, ClusterId, SessionId, SnapshotId};
 use crate::limits::{ISSUES_MAX, RECORD_VERSION, TAGS_MAX, TEXT_BYTES_MAX};
@@ -117,9 +117,10 @@ impl Snapshot {
         for text in [&self.name, &self.host, &self.source, &self.program] {
             out.text(text);
         }
-        let mut tags: Vec<&(String, String)> = self.tags.iter().take(to_usize(TAGS_MAX)).collect();
-        tags.sort();
-        put_pairs(out, tags.iter().map(|(key, value)| (key, value)));
+        let tags = self.tags.iter().take(to_usize(TAGS_MAX));
+        let mut tags: Vec<_> = tags.map(|(key, value)| (cut(key), cut(value))).collect();
+        tags.sort_unstable();
+        put_pairs(out, tags.into_iter());
         out.i64(self.started_ns);
         out.i64(self.finished_ns);
         out.raw(self.root.as_bytes());
@@ -139,7 +140,7 @@ impl Snapshot {
             out.varint(size);
         }
         let issues = self.issues.iter().take(ISSUES_KEPT);
-        put_pairs(out, issues.map(|issue| (&issue.what, &issue.why)));
+        put_pairs(out, issues.map(|issue| (issue.what.as_str(), issue.why.as_str())));
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
@@ -205,10 +206,7 @@ impl Snapshot {
     }
 }
 
-fn put_pairs<'a>(
-    out: &mut Vec<u8>,
-    pairs: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
-) {
+fn put_pairs<'a>(out: &mut Vec<u8>, pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>) {
     out.varint(len_u64(pairs.len()));
     for (one, other) in pairs {
         out.text(one);

@@ -46,7 +46,10 @@ impl Entry {
     ///
     /// The first limit exceeded or rule broken.
     pub fn check(&self) -> Result<(), FormatError> {
-        decode_page(&encode_leaf(std::slice::from_ref(self))).map(drop)
+        match decode_page(&encode_leaf(std::slice::from_ref(self)))? {
+            Page::Leaf(read) if read.iter().all(|entry| entry.extents == self.extents) => Ok(()),
+            _ => Err(FormatError::Inconsistent { what: "extents of a sparse file" }),
+        }
     }
 }
 
@@ -688,3 +691,6 @@ fn one_in_64(hash: &[u8; 32]) -> bool {
     let [first, ..] = hash;
     first.trailing_zeros() >= 6
 }
+
+#[cfg(test)]
+mod tests;

@@ -432,8 +432,9 @@ impl Emitter<'_, '_> {
         let Some(key) = captured.link else { return Ok(Some(captured)) };
         let (path, nlink) = (&captured.entry.path, captured.entry.meta.nlink);
         let turn = self.context.links.turn(key, position, nlink, path);
-        let turn = turn.map_err(|source| {
-            TreeError::Scratch { path: PathBuf::from("the scratch directory"), source }
+        let turn = turn.map_err(|source| TreeError::Scratch {
+            path: PathBuf::from("the scratch directory"),
+            source,
         })?;
         match (turn, captured.retry.take()) {
             (Turn::Further(first), _) => {

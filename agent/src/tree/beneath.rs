@@ -106,8 +106,7 @@ fn split_piece(path: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn open_piece(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
         // Kernels before 5.6, and seccomp profiles that do not know the call.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => open_by_names(dir, path, flags),
@@ -161,11 +160,7 @@ impl DirBudget {
         let mut free = lock(&self.free);
         while *free == 0 && !or_cancelled() {
             let wait = std::time::Duration::from_millis(50);
-            free = self
-                .freed
-                .wait_timeout(free, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            free = self.freed.wait_timeout(free, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         if *free == 0 {
             return OpenDir { fd, budget: None };

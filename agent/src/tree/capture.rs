@@ -230,12 +230,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn try_capture(
-        &mut self,
-        item: Item,
-        position: u64,
-        is_again: bool,
-    ) -> Result<(), ReadError> {
+    fn try_capture(&mut self, item: Item, position: u64, is_again: bool) -> Result<(), ReadError> {
         let Item { mut found, before } = item;
         let stat = match (found.stat.take(), &found.parent) {
             (Some(stat), _) => Some(stat),
@@ -296,11 +291,11 @@ impl<'a> Worker<'a> {
     fn capture_special(&mut self, found: &Found, stat: Stat) -> Result<(), ReadError> {
         let mut meta = stat.meta;
         let content = match (&found.parent, stat.kind) {
-            (Some(parent), EntryKind::Symlink) => {
-                Content::Symlink(rustix::fs::readlinkat(&**parent, found.name(), Vec::new())
+            (Some(parent), EntryKind::Symlink) => Content::Symlink(
+                rustix::fs::readlinkat(&**parent, found.name(), Vec::new())
                     .map_err(io::Error::from)?
-                    .into_bytes())
-            }
+                    .into_bytes(),
+            ),
             _ => Content::None,
         };
         let xattrs = match (&found.own, &found.parent) {
@@ -422,8 +417,11 @@ impl<'a> Worker<'a> {
     fn read_bytes(&mut self, fd: OwnedFd, stat: &Stat) -> Result<(OwnedFd, Bytes), ReadError> {
         let size = stat.meta.size;
         let is_sparse = stat.blocks.saturating_mul(512) < size;
-        let data =
-            if is_sparse { data_extents(&fd, size)? } else { vec![Extent { offset: 0, len: size }] };
+        let data = if is_sparse {
+            data_extents(&fd, size)?
+        } else {
+            vec![Extent { offset: 0, len: size }]
+        };
         let data_bytes: u64 = data.iter().map(|extent| extent.len).sum();
         if data_bytes >= LARGE_BYTES {
             return self.read_large(fd, data, size);
@@ -542,11 +540,8 @@ fn is_racy(meta: &Meta) -> bool {
 }
 
 fn open_for_reading(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::openat(dir.as_fd(), name, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner may ask for that.
         Err(rustix::io::Errno::PERM) => {
@@ -575,7 +570,9 @@ fn data_extents(fd: &OwnedFd, size: u64) -> io::Result<Vec<Extent>> {
             break;
         }
         match extents.last_mut() {
-            Some(last) if start - (last.offset + last.len) < gap_min => last.len = end - last.offset,
+            Some(last) if start - (last.offset + last.len) < gap_min => {
+                last.len = end - last.offset
+            }
             _ => add_extent(&mut extents, Extent { offset: start, len: end - start }),
         }
         while extents.len() > DATA_EXTENTS_MAX {

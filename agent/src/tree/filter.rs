@@ -48,16 +48,17 @@ impl Filter {
                 .backslash_escape(true)
                 .build()
                 .map_err(|error| wrong(error.kind().to_string()))?;
-            if only_dirs { dirs.add(glob) } else { any.add(glob) };
+            if only_dirs {
+                dirs.add(glob)
+            } else {
+                any.add(glob)
+            };
         }
         let too_many = |error: globset::Error| TreeError::Pattern {
             pattern: patterns.join(" "),
             reason: error.to_string(),
         };
-        Ok(Self {
-            any: any.build().map_err(too_many)?,
-            dirs: dirs.build().map_err(too_many)?,
-        })
+        Ok(Self { any: any.build().map_err(too_many)?, dirs: dirs.build().map_err(too_many)? })
     }
 
     /// Whether there is no pattern at all.

@@ -116,11 +116,8 @@ impl Links {
         if groups.len() >= self.groups_max && !groups.contains_key(&key) {
             return Ok(Turn::Forgotten);
         }
-        let group = groups.entry(key).or_insert(Group {
-            claimed_by: position,
-            first: None,
-            left: nlink,
-        });
+        let group =
+            groups.entry(key).or_insert(Group { claimed_by: position, first: None, left: nlink });
         let turn = match group.first {
             Some(first) => Turn::Further(paths.get(first)?),
             None => {

@@ -34,10 +34,16 @@ pub(super) enum Names {
 }
 
 impl Names {
-    /// Reads all names of `dir` except `.` and `..`.
+    /// Reads all names of `dir` except `.` and `..`, from the first, whatever was read before.
     ///
     /// * `bytes_max`: about how much memory the names may take; more goes to a file in `scratch`.
-    pub(super) fn read(dir: impl AsFd, bytes_max: usize, scratch: &Path) -> Result<Self, NamesError> {
+    pub(super) fn read(
+        dir: impl AsFd,
+        bytes_max: usize,
+        scratch: &Path,
+    ) -> Result<Self, NamesError> {
+        let rewound = rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0));
+        rewound.map_err(|errno| NamesError::Directory(errno.into()))?;
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); READ_BYTES];
         let mut raw = RawDir::new(dir, &mut buffer);
         let mut arena = Arena::default();
@@ -101,6 +107,15 @@ pub(super) enum NamesError {
     Directory(io::Error),
     /// The scratch file.
     Scratch(io::Error),
+}
+
+impl NamesError {
+    /// What the kernel said.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Directory(error) | Self::Scratch(error) => error,
+        }
+    }
 }
 
 /// Names one after the other: a byte for the kind, two for the length, the bytes.
@@ -200,8 +215,7 @@ impl Spill {
     }
 
     fn merge(self, bytes_max: usize) -> io::Result<Merge> {
-        let read_bytes =
-            (bytes_max / self.ends.len().max(1)).clamp(4 << 10, RUN_READ_BYTES);
+        let read_bytes = (bytes_max / self.ends.len().max(1)).clamp(4 << 10, RUN_READ_BYTES);
         let mut start = 0;
         let mut runs = Vec::with_capacity(self.ends.len());
         for end in self.ends {

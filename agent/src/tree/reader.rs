@@ -81,11 +81,6 @@ impl<'a> TreeReader<'a> {
         &self.root
     }
 
-    /// Where the tree's chunks come from.
-    pub(super) const fn source(&self) -> &'a dyn BatchSource {
-        self.source
-    }
-
     /// Goes to the first entry at or after `path`.
     ///
     /// # Errors
@@ -94,7 +89,10 @@ impl<'a> TreeReader<'a> {
     pub fn seek(&mut self, path: &[u8]) -> Result<(), TreeError> {
         self.rewind();
         loop {
-            let Some(level) = self.stack.last_mut() else { return Ok(()) };
+            let Some(level) = self.stack.last_mut().filter(|level| !level.children.is_empty())
+            else {
+                return Ok(());
+            };
             let after = level
                 .children
                 .partition_point(|child| cmp_paths(&child.first_path, path) != Ordering::Greater);

@@ -8,8 +8,7 @@ use repository::RepositoryError;
 use repository::chunks::ChunkSource;
 
 /// Takes the chunk at a position of the request: its plain bytes, or why it cannot be had.
-pub type Each<'a> =
-    &'a mut dyn FnMut(usize, Result<&[u8], RepositoryError>) -> ControlFlow<()>;
+pub type Each<'a> = &'a mut dyn FnMut(usize, Result<&[u8], RepositoryError>) -> ControlFlow<()>;
 
 /// A [`ChunkSource`] that can do better when it knows what is wanted next. Any number of threads
 /// may call it at once; a restore does, with one request per thread.

@@ -35,7 +35,8 @@ impl Memory {
     /// Chunks of a kind, and their bytes.
     pub(super) fn stored(&self, kind: PackKind) -> (usize, usize) {
         let chunks = lock(&self.chunks);
-        let of_kind = chunks.iter().filter(|((is_meta, _), _)| *is_meta == (kind == PackKind::Meta));
+        let of_kind =
+            chunks.iter().filter(|((is_meta, _), _)| *is_meta == (kind == PackKind::Meta));
         of_kind.fold((0, 0), |(count, bytes), (_, plain)| (count + 1, bytes + plain.len()))
     }
 

@@ -89,8 +89,8 @@ impl<'a> Walker<'a> {
     pub(super) fn new(root: &Path, options: WalkOptions<'a>) -> Result<Self, TreeError> {
         let failed = |source: io::Error| TreeError::Source { path: root.to_owned(), source };
         let flags = DIR_FLAGS.difference(OFlags::NOFOLLOW);
-        let fd = rustix::fs::open(root, flags, Mode::empty())
-            .map_err(|errno| failed(errno.into()))?;
+        let fd =
+            rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         let root_stat = Stat::of(&fd).map_err(failed)?;
         let budget = DirBudget::new(OPEN_MAX);
         let dir = Arc::new(budget.admit(fd, &|| true));

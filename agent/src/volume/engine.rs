@@ -130,7 +130,8 @@ impl ReadSummary {
     }
 }
 
-/// Threads that read. Dropping it stops them.
+/// Threads that read. Dropping it stops them, and waits for what the device has in hand: that
+/// cannot be called back.
 #[derive(Debug)]
 #[must_use = "dropping it stops the reading"]
 pub struct Reading {

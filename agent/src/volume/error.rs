@@ -25,7 +25,7 @@ pub enum VolumeError {
     Sync { path: PathBuf, source: Arc<io::Error> },
     #[error("stopped on request")]
     Cancelled,
-    #[error("the {engine} engine cannot start ({why}); SALVOR_IO_ENGINE=pread works everywhere")]
+    #[error("the {engine} engine cannot start: {why}")]
     EngineUnavailable { engine: super::Engine, why: String },
     #[error("an I/O thread died; what it was asked to do is not done")]
     EngineDied,

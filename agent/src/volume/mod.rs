@@ -41,9 +41,22 @@ pub use source::Source;
 pub use target::Target;
 pub use writer::{WriteSetup, WriteSummary, Writer};
 
-/// The most requests one reader or writer keeps in flight.
+/// The most requests one reader or writer keeps in flight: far beyond where more ever helped.
 pub const DEPTH_MAX: usize = 128;
-/// Reads in flight that keep a disk busy.
+
+/// Reads in flight that keep a disk busy, at 1 MiB each.
+///
+/// Measured on an 8 GiB file of noise (ext4 on a virtio disk, 2 cores shared with other work, Linux
+/// 6.18, page cache dropped; medians of five): the ring at depth 4, 8, 16 and 32 read 1,690, 1,961,
+/// 2,261 and 2,513 MB/s for 20, 13, 14 and 11 ms of CPU time per GB; the threads at 2, 4 and 8 read
+/// 1,664, 2,151 and 2,257 MB/s for 36, 20 and 18 ms; fio (libaio, depth 16, huge pages) 2,050 MB/s
+/// for 10 ms. Between 16 and 32 lies little but memory.
 pub const READ_DEPTH: usize = 16;
-/// Writes in flight that keep a disk busy.
+
+/// Writes in flight that keep a disk busy, at 1 MiB each.
+///
+/// Measured as for [`READ_DEPTH`], 4 GiB into a new sparse file and onto the disk; medians of
+/// three: the ring at depth 1, 4, 8 and 16 wrote 2,195, 2,975, 3,075 and 3,327 MB/s for 69, 39, 30
+/// and 31 ms of CPU time per GB; the threads at 4 and 8 wrote 2,407 and 2,655 MB/s for 77 and 72 ms;
+/// fio (libaio, depth 8) 2,522 MB/s. To allocate the file first gained 8 % and would cost its holes.
 pub const WRITE_DEPTH: usize = 8;

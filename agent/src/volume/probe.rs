@@ -59,7 +59,7 @@ pub fn probe(wish: Option<Engine>) -> Result<EngineChoice, VolumeError> {
         Err(error) => {
             let (ring, why) = judge(&error, disabled_setting().as_deref());
             if wish == Some(Engine::Uring) {
-                return Err(VolumeError::EngineUnavailable { engine: Engine::Uring, why });
+                return Err(uring::unavailable(&why));
             }
             Ok(EngineChoice { engine: Engine::Pread, ring, why })
         }
@@ -128,5 +128,30 @@ async fn round_trip(page: File) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other("io_uring gave back other bytes than it was given"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forbidden_and_broken_are_told_apart() {
+        use RingState::{Broken, Forbidden};
+        for (code, setting, state, word) in [
+            (libc::ENOSYS, None, Forbidden, "no io_uring"),
+            (libc::EPERM, Some("0"), Forbidden, "seccomp"),
+            (libc::EPERM, None, Forbidden, "seccomp"),
+            (libc::EACCES, Some("0"), Forbidden, "seccomp"),
+            (libc::EPERM, Some("1"), Forbidden, "io_uring_disabled is 1"),
+            (libc::EPERM, Some("2"), Forbidden, "io_uring_disabled is 2"),
+            (libc::ENOMEM, Some("0"), Broken, "ulimit"),
+            (libc::EINVAL, None, Broken, "too old"),
+            (libc::EIO, None, Broken, "does not work"),
+        ] {
+            let (found, why) = judge(&io::Error::from_raw_os_error(code), setting);
+            assert_eq!(found, state, "{code}, {setting:?}");
+            assert!(why.contains(word), "{why}");
+        }
     }
 }

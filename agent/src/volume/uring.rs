@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    fmt::Display,
     future::{Future, poll_fn},
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -62,8 +63,10 @@ pub(super) fn start_writing(
     .map_err(|error| unavailable(&error))
 }
 
-fn unavailable(why: &io::Error) -> VolumeError {
-    VolumeError::EngineUnavailable { engine: Engine::Uring, why: why.to_string() }
+/// For an operator who insisted on the ring, or whose ring worked when the process started.
+pub(super) fn unavailable(why: &dyn Display) -> VolumeError {
+    let why = format!("{why}; {}=pread needs no io_uring", Engine::ENV);
+    VolumeError::EngineUnavailable { engine: Engine::Uring, why }
 }
 
 fn duplicate(file: &VolumeFile) -> Result<VolumeFile, VolumeError> {

@@ -33,17 +33,21 @@ pub struct Head {
 pub fn newest_number(repository: &Repository) -> Result<u64, RepositoryError> {
     match repository.store().list_first(Prefix::Catalogs)? {
         Some(ObjectKey::Catalog(n)) => Ok(n),
-        _ => Err(RepositoryError::Store(StoreError::Missing {
+        _ => Err(unreadable(RepositoryError::Store(StoreError::Missing {
             at: format!("{}: every catalog (cat/)", repository.store().describe()),
-        })),
+        }))),
     }
+}
+
+fn unreadable(source: RepositoryError) -> RepositoryError {
+    RepositoryError::CatalogUnreadable { source: Box::new(source) }
 }
 
 /// The newest catalog and its snapshots.
 ///
 /// # Errors
 ///
-/// The store failed, or the catalog or a page is damaged.
+/// [`RepositoryError::CatalogUnreadable`] if it or a page is damaged or missing; the store failed.
 pub fn newest(repository: &Repository) -> Result<Head, RepositoryError> {
     loop {
         let n = newest_number(repository)?;
@@ -51,6 +55,7 @@ pub fn newest(repository: &Repository) -> Result<Head, RepositoryError> {
             // Trimmed, or its pages were, since it was listed: there is a newer one.
             Err(RepositoryError::Store(StoreError::Missing { .. }))
                 if newest_number(repository)? > n => {}
+            Err(error) if error.is_damage() => return Err(unreadable(error)),
             other => return other,
         }
     }

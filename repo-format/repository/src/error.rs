@@ -36,6 +36,11 @@ pub enum RepositoryError {
     Damaged { object: String, source: FormatError },
 
     #[error(
+        "the newest catalog cannot be read, so nothing may be written. Run `salvor verify --repair`; reading goes on with an older one"
+    )]
+    CatalogUnreadable { source: Box<RepositoryError> },
+
+    #[error(
         "chunk {id} is in no pack that the index knows. Run `salvor verify` to see what is affected"
     )]
     MissingChunk { id: ChunkId },
@@ -107,6 +112,7 @@ impl RepositoryError {
         matches!(
             self,
             Self::Damaged { .. }
+                | Self::CatalogUnreadable { .. }
                 | Self::MissingChunk { .. }
                 | Self::DamagedChunk { .. }
                 | Self::RolledBack { .. }

@@ -14,6 +14,8 @@ use repo_format::segment::PackRow;
 use crate::chunks::ChunkSource;
 use crate::index::{Index, Place};
 use crate::packer::lock;
+use crate::recover::is_lost;
+use crate::rescue::Rescue;
 use crate::{Repository, RepositoryError};
 
 /// Ranges start and end on this grid, so that a request does not tell a chunk's length.
@@ -57,6 +59,8 @@ pub struct Reader {
     index: Arc<Index>,
     windows: Mutex<VecDeque<Window>>,
     decoders: Mutex<Vec<Decoder>>,
+    /// Made when a chunk is found nowhere.
+    rescue: Mutex<Option<Arc<Rescue>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +96,7 @@ impl Reader {
             index,
             windows: Mutex::default(),
             decoders: Mutex::default(),
+            rescue: Mutex::default(),
         }
     }
 
@@ -117,7 +122,7 @@ impl Reader {
     ) -> Result<(Vec<Range>, Vec<(u64, ChunkId)>), RepositoryError> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for (tag, id) in wanted {
-            match self.index.locate(&id)?.first() {
+            match self.locate(&id)?.first() {
                 Some(place) => found.push(Wanted { tag, id, place: *place }),
                 None => missing.push((tag, id)),
             }
@@ -151,7 +156,34 @@ impl Reader {
         Ok(ranges)
     }
 
-    fn pack(&self, number: u32) -> Result<Arc<PackRow>, RepositoryError> {
+    /// Every place to read a chunk from, the best first: those the index knows, else one in a
+    /// pack that the index does not list because a segment is lost.
+    ///
+    /// # Errors
+    ///
+    /// The index failed; the store failed while packs were looked through.
+    pub fn locate(&self, id: &ChunkId) -> Result<Vec<Place>, RepositoryError> {
+        let mut places = self.locate(id)?;
+        if places.is_empty() {
+            return Ok(self.rescue()?.locate(id).into_iter().collect());
+        }
+        Ok(places)
+    }
+
+    fn rescue(&self) -> Result<Arc<Rescue>, RepositoryError> {
+        let mut rescue = lock(&self.rescue);
+        if let Some(rescue) = &*rescue {
+            return Ok(Arc::clone(rescue));
+        }
+        let built = Arc::new(Rescue::build(&self.repository, &self.index)?);
+        Ok(Arc::clone(rescue.insert(built)))
+    }
+
+    /// What opens the pack of a place.
+    pub(crate) fn pack(&self, number: u32) -> Result<Arc<PackRow>, RepositoryError> {
+        if Rescue::is_number(number) {
+            return self.rescue()?.pack(number).ok_or(RepositoryError::WorkerLost);
+        }
         self.index.pack(number)?.ok_or(RepositoryError::WorkerLost)
     }
 
@@ -214,13 +246,31 @@ impl Reader {
     ) -> Result<(), RepositoryError> {
         let named =
             |error| RepositoryError::format(ObjectKey::Pack(range.pack.identity.name), error);
-        let start = usize::try_from(u64::from(wanted.place.offset) - range.offset).unwrap_or(0);
-        let sealed = bytes
-            .get_mut(start..start + wanted.place.stored_len as usize)
-            .ok_or(FormatError::Truncated { what: "pack" })
-            .map_err(named)?;
+        let sealed = sealed_part(range, bytes, wanted).map_err(named)?;
         let frame = cipher.open_chunk(&wanted.id, wanted.place.offset, sealed).map_err(named)?;
         decoder.frames.decode(frame, plain).map_err(named)?;
+        self.check_content(range.pack.identity.kind, &wanted.id, plain).map_err(named)
+    }
+
+    /// As [`Self::open_chunk`], into a buffer that must be exactly as long as the chunk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open_chunk`].
+    pub fn open_chunk_into(
+        &self,
+        range: &Range,
+        bytes: &mut [u8],
+        cipher: &PackCipher,
+        wanted: &Wanted,
+        decoder: &mut Decoder,
+        plain: &mut [u8],
+    ) -> Result<(), RepositoryError> {
+        let named =
+            |error| RepositoryError::format(ObjectKey::Pack(range.pack.identity.name), error);
+        let sealed = sealed_part(range, bytes, wanted).map_err(named)?;
+        let frame = cipher.open_chunk(&wanted.id, wanted.place.offset, sealed).map_err(named)?;
+        decoder.frames.decode_into(frame, plain).map_err(named)?;
         self.check_content(range.pack.identity.kind, &wanted.id, plain).map_err(named)
     }
 
@@ -245,17 +295,39 @@ impl Reader {
         }
         let mut decoder = self.take_decoder()?;
         let mut whys = Vec::new();
-        for place in places {
-            match self.fetch_from(id, place, &mut decoder, plain) {
+        let mut tried = 0;
+        while let Some(place) = places.get(tried) {
+            match self.fetch_from(id, *place, &mut decoder, plain) {
                 Ok(()) => {
                     lock(&self.decoders).push(decoder);
                     return Ok(());
                 }
-                Err(error) if error.is_damage() => whys.push(error.to_string()),
+                Err(error) if is_lost(&error) => whys.push(error.to_string()),
                 Err(error) => return Err(error),
+            }
+            tried += 1;
+            if tried == places.len() && !places.iter().any(|place| Rescue::is_number(place.pack)) {
+                places.extend(self.rescue()?.locate(id));
             }
         }
         Err(RepositoryError::DamagedChunk { id: *id, why: whys.join("; ") })
+    }
+
+    /// Fetches one chunk from one place.
+    ///
+    /// # Errors
+    ///
+    /// The chunk there is damaged, or the store cannot be reached.
+    pub(crate) fn fetch_at(
+        &self,
+        id: &ChunkId,
+        place: Place,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), RepositoryError> {
+        let mut decoder = self.take_decoder()?;
+        let fetched = self.fetch_from(id, place, &mut decoder, plain);
+        lock(&self.decoders).push(decoder);
+        fetched
     }
 
     fn take_decoder(&self) -> Result<Decoder, RepositoryError> {
@@ -313,6 +385,20 @@ impl Reader {
         windows.truncate(WINDOWS);
         Ok(window)
     }
+}
+
+/// The sealed bytes of a wanted chunk in those of its range.
+fn sealed_part<'a>(
+    range: &Range,
+    bytes: &'a mut [u8],
+    wanted: &Wanted,
+) -> Result<&'a mut [u8], FormatError> {
+    let (start, end) = bounds(wanted.place);
+    let at = |offset: u64| usize::try_from(offset.checked_sub(range.offset)?).ok();
+    at(start)
+        .zip(at(end))
+        .and_then(|(start, end)| bytes.get_mut(start..end))
+        .ok_or(FormatError::Truncated { what: "pack" })
 }
 
 fn bounds(place: Place) -> (u64, u64) {

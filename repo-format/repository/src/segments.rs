@@ -73,6 +73,29 @@ impl<'a> SegmentCursor<'a> {
     }
 }
 
+/// Reads a stored segment to its end and counts what it holds.
+///
+/// * `bytes`: length of the object.
+///
+/// # Errors
+///
+/// The store failed, or the segment is damaged.
+pub fn survey(
+    repository: &Repository,
+    name: SegmentName,
+    bytes: u64,
+) -> Result<SegmentRef, RepositoryError> {
+    let mut counted = SegmentRef { name, entries: 0, packs: 0, bytes };
+    let mut cursor = SegmentCursor::open(repository, &counted)?;
+    while let Some(row) = cursor.next_row()? {
+        match row {
+            Row::Pack(_) => counted.packs += 1,
+            Row::Entry(_) => counted.entries += 1,
+        }
+    }
+    Ok(counted)
+}
+
 /// Writes a segment. `entries` are sorted here; their `pack` is a row of `packs`.
 ///
 /// # Errors

@@ -80,7 +80,11 @@ impl OpenSession {
         let base = catalog::newest_number(repository)?;
         let kind = SessionKind::Reader;
         let session = Self::create(repository, cluster, base, kind, Some(snapshot), true)?;
-        let view = View::for_writing(repository)?;
+        let view = match View::for_writing(repository) {
+            // Nothing can be collected until the catalog is repaired.
+            Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository)?,
+            other => other?,
+        };
         if view.all_snapshots().contains_key(&snapshot) {
             Ok((session, view))
         } else {

@@ -11,7 +11,7 @@ use repo_format::snapshot::{Completeness, Snapshot};
 use crate::catalog::{self, Head};
 use crate::index::IndexView;
 use crate::store::{Store, StoreError};
-use crate::{Repository, RepositoryError};
+use crate::{Repository, RepositoryError, recover};
 
 /// What a session's register holds.
 #[derive(Debug, Clone)]
@@ -40,6 +40,9 @@ pub struct View {
     pub fenced: BTreeSet<SessionId>,
     /// Sessions whose register is damaged.
     pub damaged: BTreeSet<SessionId>,
+    /// Not empty if the newest catalog or a page of it cannot be read: what is wrong, and what
+    /// is shown instead. Only [`Self::for_reading`] goes on then.
+    pub warnings: Vec<String>,
 }
 
 /// Session and register names under a prefix.
@@ -86,6 +89,7 @@ pub fn read_register(
     let key = ObjectKey::Commit(*id);
     let sealed = match repository.store().get(&key, RECORD_BYTES_MAX) {
         Err(StoreError::Missing { .. }) => return Ok(None),
+        Err(StoreError::TooLarge { .. }) => return Ok(Some(Register::Damaged)),
         other => other?,
     };
     if sealed == FENCE {
@@ -110,7 +114,13 @@ fn read_session(
     let plain = match repository.get_sealed(&key) {
         Ok(plain) => plain,
         Err(
-            RepositoryError::Store(StoreError::Missing { .. } | StoreError::Short { .. })
+            RepositoryError::Store(
+                StoreError::Missing { .. }
+                | StoreError::Short { .. }
+                | StoreError::TooLarge { .. }
+                // As if it were open: it is waited for.
+                | StoreError::Io { .. },
+            )
             | RepositoryError::Damaged { .. },
         ) => return Ok(None),
         Err(error) => return Err(error),
@@ -133,7 +143,7 @@ impl View {
         let head = catalog::newest(repository)?;
         let registers = list_registers(repository)?;
         let sessions = list_sessions(repository)?;
-        Self::assemble(repository, head, registers, sessions)
+        Self::assemble(repository, head, registers, sessions, false)
     }
 
     /// What a maintainer decides on: the catalog first, then sessions, then registers. In this
@@ -146,27 +156,42 @@ impl View {
         let head = catalog::newest(repository)?;
         let sessions = list_sessions(repository)?;
         let registers = list_registers(repository)?;
-        Self::assemble(repository, head, registers, sessions)
+        Self::assemble(repository, head, registers, sessions, false)
     }
 
     /// What a reader may list: registers and sessions first, then the catalog. A commit folded
-    /// meanwhile is then in the catalog.
+    /// meanwhile is then in the catalog. If the newest catalog cannot be read, the newest one
+    /// that can be is completed from other objects, and [`Self::warnings`] tells.
     ///
     /// # Errors
     ///
-    /// The store failed, or the catalog is damaged.
+    /// The store failed.
     pub fn for_reading(repository: &Repository) -> Result<Self, RepositoryError> {
         let registers = list_registers(repository)?;
-        let sessions = list_sessions(repository)?;
-        let head = catalog::newest(repository)?;
-        Self::assemble(repository, head, registers, sessions)
+        let mut sessions = list_sessions(repository)?;
+        let (head, warnings) = match catalog::newest(repository) {
+            Ok(head) => (head, Vec::new()),
+            Err(error) if recover::is_lost(&error) => {
+                let recovered = recover::newest_readable(repository)?;
+                // A session is removed before its register, and only once it is folded: into the
+                // lost catalog, as it seems.
+                sessions.extend(&registers);
+                (recovered.head, recovered.warnings)
+            }
+            Err(error) => return Err(error),
+        };
+        let view = Self::assemble(repository, head, registers, sessions, true)?;
+        Ok(Self { warnings, ..view })
     }
 
+    /// `may_skip`: a register that cannot be read at the moment counts as damaged. Who deletes
+    /// must not: the snapshot in it is a root.
     fn assemble(
         repository: &Repository,
         head: Head,
         registers: BTreeSet<SessionId>,
         session_ids: BTreeSet<SessionId>,
+        may_skip: bool,
     ) -> Result<Self, RepositoryError> {
         let folded: HashSet<SessionId> =
             head.catalog.folded.iter().map(|folded| folded.session).collect();
@@ -178,7 +203,11 @@ impl View {
         let (mut unfolded, mut fenced, mut damaged) =
             (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for id in registers.iter().filter(|id| !folded.contains(id) && sessions.contains_key(id)) {
-            match read_register(repository, id)? {
+            let register = match read_register(repository, id) {
+                Err(error) if may_skip && recover::is_lost(&error) => Some(Register::Damaged),
+                other => other?,
+            };
+            match register {
                 Some(Register::Commit(commit)) => {
                     unfolded.insert(*id, *commit);
                 }
@@ -191,7 +220,8 @@ impl View {
                 None => {}
             }
         }
-        Ok(Self { head, sessions, registers, unfolded, fenced, damaged })
+        let warnings = Vec::new();
+        Ok(Self { head, sessions, registers, unfolded, fenced, damaged, warnings })
     }
 
     /// Every snapshot, checkpoints among them, ascending by id. Those that an unfolded commit

@@ -16,13 +16,22 @@ use crate::chunks::ChunkSource;
 pub enum Context {
     /// In the manifest itself.
     Manifest,
-    /// The bytes of a volume from this offset on.
+    /// These bytes of a volume.
     Volume {
         /// In bytes.
         offset_bytes: u64,
+        /// In bytes.
+        len_bytes: u64,
     },
     /// The content of the file at this path.
     File(Vec<u8>),
+    /// A page of a tree: the entries from one path on, up to another or the end.
+    Entries {
+        /// Path of the first entry; empty for the tree's root.
+        from: Vec<u8>,
+        /// Path of the first entry behind the page.
+        to: Option<Vec<u8>>,
+    },
 }
 
 /// Receives what a walk meets.
@@ -38,6 +47,16 @@ pub trait Visitor {
         id: &ChunkId,
         context: &Context,
     ) -> Result<(), RepositoryError>;
+
+    /// An entry of a tree is the same file as an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// Ends the walk.
+    fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), RepositoryError> {
+        let _ = (path, target);
+        Ok(())
+    }
 
     /// A part of the manifest could not be read; what it lists is not walked.
     ///
@@ -117,15 +136,18 @@ impl Walker<'_> {
             return Ok(());
         };
         let page_log2 = root.chunk_log2 + 10;
+        let at = |offset_bytes: u64, log2: u8| {
+            let len_bytes = root.size_bytes.saturating_sub(offset_bytes).min(1 << log2);
+            Context::Volume { offset_bytes, len_bytes }
+        };
         for (number, page) in (0u64..).zip(&root.pages) {
             let PageRef::Page(id) = page else { continue };
             let page_offset = number << page_log2;
-            let context = Context::Volume { offset_bytes: page_offset };
+            let context = at(page_offset, page_log2);
             let Some(page) = self.read(id, &context, Page::decode)? else { continue };
             for (slot, offset) in page.slots.iter().zip(0u64..) {
                 let Slot::Data(id) = slot else { continue };
-                let offset_bytes = page_offset + (offset << root.chunk_log2);
-                let context = Context::Volume { offset_bytes };
+                let context = at(page_offset + (offset << root.chunk_log2), root.chunk_log2);
                 self.visitor.reference(PackKind::Data, id, &context)?;
             }
         }
@@ -137,15 +159,20 @@ impl Walker<'_> {
             return Ok(());
         };
         // Depth first with a stack of our own: the format bounds its depth, not the call stack.
-        let mut stack: Vec<(ChunkId, Vec<u8>)> =
-            root.page.map(|page| (page, Vec::new())).into_iter().collect();
-        while let Some((id, first_path)) = stack.pop() {
-            let context = Context::File(first_path);
+        let mut stack: Vec<(ChunkId, Context)> = root
+            .page
+            .map(|page| (page, Context::Entries { from: Vec::new(), to: None }))
+            .into_iter()
+            .collect();
+        while let Some((id, context)) = stack.pop() {
             match self.read(&id, &context, tree::decode_page)? {
                 None => {}
                 Some(TreePage::Inner { children, .. }) => {
-                    let children = children.into_iter().rev();
-                    stack.extend(children.map(|child| (child.page, child.first_path)));
+                    let Context::Entries { to: mut end, .. } = context else { continue };
+                    for child in children.into_iter().rev() {
+                        let to = end.replace(child.first_path.clone());
+                        stack.push((child.page, Context::Entries { from: child.first_path, to }));
+                    }
                 }
                 Some(TreePage::Leaf(entries)) => {
                     for entry in entries {
@@ -176,7 +203,8 @@ impl Walker<'_> {
                     }
                 }
             }
-            Content::None | Content::Inline(_) | Content::Symlink(_) | Content::HardLink(_) => {}
+            Content::HardLink(target) => self.visitor.hard_link(&entry.path, &target)?,
+            Content::None | Content::Inline(_) | Content::Symlink(_) => {}
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use repo_format::tree::{EntryKind, Meta, Time};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 
 /// Attribute that the system sets itself and that cannot be dropped.
 const SELINUX: &[u8] = b"security.selinux";
@@ -50,8 +50,9 @@ pub(super) fn apply_path(
     set_xattrs(&ObjectRef::Path(&path), meta, what.existed, &mut failed);
     let times = timestamps(meta.mtime);
     // The kernel takes an empty path for the descriptor itself since 5.8.
-    let set = rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)
-        .or_else(|_| rustix::fs::utimensat(rustix::fs::CWD, path.as_str(), &times, AtFlags::empty()));
+    let set = rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH).or_else(|_| {
+        rustix::fs::utimensat(rustix::fs::CWD, path.as_str(), &times, AtFlags::empty())
+    });
     note(&mut failed, "times", set);
     failed
 }

@@ -28,6 +28,7 @@ use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{Repository, RepositoryError, catalog};
 use draft::Draft;
 use mark::Marks;
+pub(crate) use sweep::CATALOGS_KEPT;
 
 /// Transitions are tried again when another maintainer was faster, this often.
 const TRIES: u32 = 32;
@@ -96,6 +97,11 @@ pub trait Watch: Sync {
     fn step(&self, what: &str);
     /// Whether to stop at the next safe point.
     fn is_cancelled(&self) -> bool;
+    /// So much of the step is done, in bytes. Called from any thread, a few times per MiB at
+    /// most; the total may still grow.
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        let _ = (done_bytes, total_bytes);
+    }
 }
 
 /// A watch that sees nothing and never stops.
@@ -116,7 +122,7 @@ impl Watch for Unwatched {
 /// # Errors
 ///
 /// The store failed, `decide` failed, or [`RepositoryError::Contended`].
-fn transition(
+pub(crate) fn transition(
     repository: &Repository,
     view: &mut View,
     mut decide: impl FnMut(&View, &mut Draft) -> Result<(), RepositoryError>,
@@ -196,6 +202,29 @@ pub fn record_bad(repository: &Repository, bad: &[PackName]) -> Result<(), Repos
     let mut view = View::for_maintenance(repository)?;
     transition(repository, &mut view, |_, draft| {
         draft.set_bad(bad.to_vec());
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// As [`record_bad`] for some packs: `damaged` ones are added to the list, `sound` ones leave it.
+///
+/// # Errors
+///
+/// The store failed.
+pub(crate) fn update_bad(
+    repository: &Repository,
+    damaged: &HashSet<PackName>,
+    sound: &HashSet<PackName>,
+) -> Result<(), RepositoryError> {
+    let mut view = View::for_maintenance(repository)?;
+    transition(repository, &mut view, |view, draft| {
+        let known = &view.head.catalog.bad;
+        let mut bad: Vec<PackName> =
+            known.iter().filter(|pack| !sound.contains(*pack)).copied().collect();
+        let new = damaged.iter().filter(|pack| !known.contains(pack));
+        bad.extend(new);
+        draft.set_bad(bad);
         Ok(())
     })?;
     Ok(())

@@ -17,7 +17,7 @@ use crate::view::View;
 use crate::{Repository, RepositoryError, catalog, session};
 
 /// Catalog versions kept, for readers that hold an older one.
-const CATALOGS_KEPT: u64 = 32;
+pub(crate) const CATALOGS_KEPT: u64 = 32;
 
 /// Objects that existed before the sessions were listed.
 #[derive(Debug, Default)]

@@ -34,15 +34,15 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Opens the database in `folder`.
+    /// Opens the database in `folder`. `None`: it was never finished.
     pub(super) fn open(
         folder: &Path,
         repository: &RepositoryId,
         memory_bytes: usize,
         tuning: Tuning,
-    ) -> Result<Self, IndexError> {
+    ) -> Result<Option<Self>, IndexError> {
         let database = Database::open(folder, memory_bytes).map_err(damaged)?;
-        let state = database.get(records::STATE_KEY)?.unwrap_or_default();
+        let Some(state) = database.get(records::STATE_KEY)? else { return Ok(None) };
         let next = records::read_state(&state, repository)
             .ok_or_else(|| damaged("it is of another version or another repository"))?;
         let mut numbers = Numbers { flags: vec![0; next as usize] };
@@ -53,22 +53,24 @@ impl Cache {
             })?;
             Some(ControlFlow::Continue(()))
         })?;
-        Ok(Self::with(database, repository, tuning, numbers))
+        Ok(Some(Self::with(database, repository, tuning, numbers)))
     }
 
-    /// Starts a database in the empty `folder`.
+    /// Starts a database in the empty `folder`, with pack numbers from `first`.
     pub(super) fn create(
         folder: &Path,
         repository: &RepositoryId,
         memory_bytes: usize,
         tuning: Tuning,
+        first: u32,
     ) -> Result<Self, IndexError> {
         let database = Database::open(folder, memory_bytes).map_err(failed)?;
         let mut batch = WriteBatch::default();
-        batch.put(records::STATE_KEY, records::state_value(repository, 0));
+        batch.put(records::STATE_KEY, records::state_value(repository, first));
         database.write(batch)?;
         database.flush()?;
-        Ok(Self::with(database, repository, tuning, Numbers::default()))
+        let numbers = Numbers { flags: vec![0; first as usize] };
+        Ok(Self::with(database, repository, tuning, numbers))
     }
 
     fn with(
@@ -92,6 +94,11 @@ impl Cache {
 
     pub(super) fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// No pack has this number or a higher one.
+    pub(super) fn next_number(&self) -> u32 {
+        lock(&self.numbers).end()
     }
 
     /// Why the database must be replaced, if it must.
@@ -368,6 +375,17 @@ impl Cache {
             PackState::Unlisted => ControlFlow::Continue(()),
             state => each(prefix, place, state),
         }))
+    }
+
+    /// Entries in the database, whether or not they count.
+    #[cfg(test)]
+    pub(super) fn stored_entries(&self) -> Result<usize, IndexError> {
+        let mut count = 0;
+        self.database.each_entry(&mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
     }
 
     /// Hands out the number and the chunks of every pack of `view`, some of them repeatedly.

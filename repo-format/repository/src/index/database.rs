@@ -1,4 +1,4 @@
-//! RocksDB as the cache uses it: what is set, and why.
+//! `RocksDB` as the cache uses it: what is set, and why.
 //!
 //! Nothing goes through the write-ahead log. Records are flushed, and entries are ingested as
 //! finished tables, so everything on disk is named by the manifest, in the order in which it was
@@ -46,6 +46,9 @@ impl std::fmt::Debug for Database {
 }
 
 type Published = Arc<Mutex<Arc<View>>>;
+
+/// Takes a key and its value; `None` says that they are malformed.
+pub(super) type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Option<ControlFlow<()>> + 'a;
 
 impl Database {
     /// Opens or creates the database in `folder`, which exists.
@@ -142,13 +145,8 @@ impl Database {
         })
     }
 
-    /// Hands out the records whose key starts with `tag`, ascending. `each` returns `None` for
-    /// one that is malformed.
-    pub(super) fn each_record(
-        &self,
-        tag: u8,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Option<ControlFlow<()>>,
-    ) -> Result<(), IndexError> {
+    /// Hands out the records whose key starts with `tag`, ascending.
+    pub(super) fn each_record(&self, tag: u8, each: &mut EachRow<'_>) -> Result<(), IndexError> {
         scan(self.db.raw_iterator_opt(scan_options()), &[tag], each)
     }
 }
@@ -165,7 +163,7 @@ fn scan_options() -> ReadOptions {
 fn scan(
     mut rows: DBRawIterator<'_>,
     start: &[u8],
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Option<ControlFlow<()>>,
+    each: &mut EachRow<'_>,
 ) -> Result<(), IndexError> {
     rows.seek(start);
     while let Some((key, value)) = rows.item() {
@@ -230,6 +228,14 @@ impl<'a> TableWriter<'a> {
         path: PathBuf,
         first: EntryRow,
     ) -> Result<Self, IndexError> {
+        // It may be a second name of a table in use, if a process was killed between two steps of
+        // an ingestion: it must be removed, not overwritten.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
         let writer = rocksdb::SstFileWriter::create(database.table_options());
         writer.open(&path).map_err(failed)?;
         let mut started = Self { writer, path, last: first };

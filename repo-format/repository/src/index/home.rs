@@ -1,15 +1,16 @@
 //! Where a process keeps its database: a slot of its own in the cache folder, or a temporary one.
 //!
 //! ```text
-//! <cache folder>/<repository>/<slot>/lock          held (flock) while a process uses the slot
-//! <cache folder>/<repository>/<slot>/damaged       exists: start anew
-//! <cache folder>/<repository>/<slot>/db-<random>/  the database; a second one: start anew
+//! <cache folder>/<repository>/<slot>/lock                 held (flock) while a process uses the slot
+//! <cache folder>/<repository>/<slot>/db-<random>/         the database; a second sound one: start anew
+//! <cache folder>/<repository>/<slot>/db-<random>/damaged  exists: not to be used
 //! ```
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use repo_format::id::RepositoryId;
 
@@ -19,6 +20,8 @@ use super::{IndexError, Tuning};
 
 /// Processes with a cache of their own on one machine; more get temporary ones.
 const SLOTS: usize = 16;
+/// How long the database of a slot is kept unused while an earlier slot is free.
+const IDLE_MAX: Duration = Duration::from_hours(30 * 24);
 const LOCK: &str = "lock";
 const DAMAGED: &str = "damaged";
 const DATABASE: &str = "db-";
@@ -39,6 +42,8 @@ impl Home {
             let path = dir.join(slot.to_string());
             create_folder(&path)?;
             if let Some(lock) = try_lock(&path)? {
+                lock.set_modified(SystemTime::now())?;
+                (slot + 1..SLOTS).for_each(|later| sweep_idle(&dir.join(later.to_string())));
                 return Ok(Self { path, is_private: false, _lock: lock });
             }
         }
@@ -76,65 +81,87 @@ impl Home {
         rebuilt: &mut dyn FnMut(String),
     ) -> Result<Cache, IndexError> {
         let found = self.databases().map_err(failed)?;
-        match found.as_slice() {
-            [] => {}
-            [_] if self.path.join(DAMAGED).exists() => rebuilt("it was found damaged".to_owned()),
+        let (damaged, sound): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|folder| folder.join(DAMAGED).exists());
+        match sound.as_slice() {
+            [] if damaged.is_empty() => {}
+            [] => rebuilt("it was found damaged".to_owned()),
             [folder] => match Cache::open(folder, repository, memory_bytes, tuning) {
-                Ok(cache) => return Ok(cache),
+                Ok(Some(cache)) => {
+                    damaged.iter().for_each(|folder| remove(folder));
+                    return Ok(cache);
+                }
+                Ok(None) => {}
                 Err(error) => rebuilt(error.reason()),
             },
             _ => rebuilt("a rebuild was interrupted".to_owned()),
         }
-        self.create(repository, memory_bytes, tuning)
+        self.create(repository, memory_bytes, tuning, 0)
     }
 
-    /// Starts an empty database and removes every other.
+    /// Starts an empty database, with pack numbers from `first`, and removes every other.
     pub(super) fn create(
         &self,
         repository: &RepositoryId,
         memory_bytes: usize,
         tuning: Tuning,
+        first: u32,
     ) -> Result<Cache, IndexError> {
-        let old = self.databases().map_err(failed)?;
-        for folder in old {
-            fs::remove_dir_all(folder).map_err(failed)?;
+        for folder in self.databases().map_err(failed)? {
+            // It may be open still, so that it cannot be removed whole.
+            mark_damaged(&folder);
+            remove(&folder);
         }
         let name = random_name().map_err(failed)?;
         let folder = self.path.join(format!("{DATABASE}{name}"));
         fs::create_dir(&folder).map_err(failed)?;
-        let cache = Cache::create(&folder, repository, memory_bytes, tuning)?;
-        match fs::remove_file(self.path.join(DAMAGED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(cache),
-        }
+        Cache::create(&folder, repository, memory_bytes, tuning, first)
     }
 
     fn databases(&self) -> io::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(DATABASE) {
-                found.push(entry.path());
-            }
-        }
-        Ok(found)
+        databases(&self.path)
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         if self.is_private {
-            // What cannot be removed now is swept by the next process that needs such a folder.
-            let _ = fs::remove_dir_all(&self.path);
+            remove(&self.path);
         }
     }
 }
 
-/// Makes the next [`Home::open`] start anew. `database`: the folder of the damaged one.
-pub(super) fn mark_damaged(database: &Path) {
-    if let Some(home) = database.parent() {
-        // If it cannot be marked, the damage is found again.
-        let _ = File::create(home.join(DAMAGED));
+/// What cannot be removed now will be found again.
+fn remove(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Makes the next [`Home::open`] start anew. `folder`: of the damaged database.
+pub(super) fn mark_damaged(folder: &Path) {
+    // If it cannot be marked, the damage is found again.
+    let _ = File::create(folder.join(DAMAGED));
+}
+
+fn databases(home: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(home)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(DATABASE) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Empties a slot that was not used for long: it was needed when more processes ran at once.
+/// Best effort.
+fn sweep_idle(home: &Path) {
+    let lock_age = fs::metadata(home.join(LOCK)).and_then(|lock| lock.modified());
+    let is_idle = lock_age.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > IDLE_MAX));
+    if is_idle && let Ok(Some(_lock)) = try_lock(home) {
+        for folder in databases(home).unwrap_or_default() {
+            remove(&folder);
+        }
     }
 }
 
@@ -164,7 +191,7 @@ fn sweep_private(temporary: &Path) {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PRIVATE)
             && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
         if is_ours && try_lock(&entry.path()).is_ok_and(|lock| lock.is_some()) {
-            let _ = fs::remove_dir_all(entry.path());
+            remove(&entry.path());
         }
     }
 }

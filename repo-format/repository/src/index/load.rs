@@ -37,12 +37,17 @@ impl Numbers {
         }
     }
 
+    /// No pack has this number or a higher one.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.flags.len()).unwrap_or(u32::MAX)
+    }
+
     /// A number never used before.
     fn next(&mut self) -> Result<u32, IndexError> {
-        let number = u32::try_from(self.flags.len())
-            .ok()
-            .filter(|number| *number != u32::MAX)
-            .ok_or_else(|| failed("all pack numbers were used"))?;
+        let number = self.end();
+        if number == u32::MAX {
+            return Err(failed("all pack numbers were used"));
+        }
         self.flags.push(KNOWN);
         Ok(number)
     }
@@ -195,8 +200,7 @@ impl<'a> Loader<'a> {
         if batch.is_empty() {
             return Ok(());
         }
-        let next = u32::try_from(self.numbers.flags.len()).unwrap_or(u32::MAX);
-        batch.put(records::STATE_KEY, (self.state)(next));
+        batch.put(records::STATE_KEY, (self.state)(self.numbers.end()));
         self.is_dirty = true;
         self.database.write(batch)
     }

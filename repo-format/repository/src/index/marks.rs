@@ -31,11 +31,10 @@ impl Marks {
     ///
     /// # Errors
     ///
-    /// [`IndexError::TooMany`] above 2³² chunks; [`IndexError::Damaged`].
+    /// [`IndexError::TooManyChunks`], [`IndexError::Damaged`].
     pub fn new(index: &Index) -> Result<Self, IndexError> {
         let cache = index.cache();
         let view = cache.view();
-        let too_many = || IndexError::TooMany { what: "chunks", max: u32::MAX.into() };
         let mut starts = vec![0u32; view.len() + 1];
         let mut malformed = false;
         cache.each_listed(&view, &mut |number, chunks| match starts.get_mut(number as usize) {
@@ -48,7 +47,7 @@ impl Marks {
         let mut sum = 0u32;
         for start in &mut starts {
             let chunks = std::mem::replace(start, sum);
-            sum = sum.checked_add(chunks).ok_or_else(too_many)?;
+            sum = sum.checked_add(chunks).ok_or(IndexError::TooManyChunks)?;
         }
         let words = (sum as usize).div_ceil(64);
         Ok(Self {
@@ -58,21 +57,25 @@ impl Marks {
         })
     }
 
-    /// Marks a chunk as needed. Whether it was not marked before; `false` also for a place in no
-    /// pack of these.
-    pub fn mark(&self, place: &Place) -> bool {
-        let Some(bit) = self.bit_of(place) else { return false };
+    /// Marks a chunk as needed and tells whether it was not marked before.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::NotMarkable`]: the index was synced since, and these marks are of no use.
+    pub fn mark(&self, place: &Place) -> Result<bool, IndexError> {
+        let unknown = IndexError::NotMarkable { pack: place.pack, slot: place.slot };
+        let Some(bit) = self.bit_of(place) else { return Err(unknown) };
         let (Some(word), Some(bytes)) =
             (self.bits.get(bit as usize / 64), self.bytes.get(place.pack as usize))
         else {
-            return false;
+            return Err(unknown);
         };
         let mask = 1 << (bit % 64);
         let is_new = word.fetch_or(mask, Ordering::Relaxed) & mask == 0;
         if is_new {
             bytes.fetch_add(place.stored_len, Ordering::Relaxed);
         }
-        is_new
+        Ok(is_new)
     }
 
     /// Whether a chunk is marked.

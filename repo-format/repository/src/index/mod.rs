@@ -57,8 +57,10 @@ pub enum IndexError {
     Damaged(#[source] BoxError),
     #[error("the index cache cannot be written")]
     Failed(#[source] BoxError),
-    #[error("{what} exceed what one index can count ({max})")]
-    TooMany { what: &'static str, max: u64 },
+    #[error("the listed packs have more than 2^32 chunks, which is more than can be marked")]
+    TooManyChunks,
+    #[error("pack number {pack} was not listed when the marks were made, or has no slot {slot}")]
+    NotMarkable { pack: u32, slot: u32 },
 }
 
 impl IndexError {
@@ -67,7 +69,7 @@ impl IndexError {
         match self {
             Self::Damaged(source) | Self::Failed(source) => source.to_string(),
             Self::NoFolder { source, .. } => source.to_string(),
-            Self::TooMany { .. } => self.to_string(),
+            Self::TooManyChunks | Self::NotMarkable { .. } => self.to_string(),
         }
     }
 }
@@ -117,7 +119,7 @@ pub struct SyncReport {
 /// Where a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// Local number of the pack: of use with the same [`Index`] only.
+    /// Local number of the pack: of use with the same [`Index`] only, until its cache is replaced.
     pub pack: u32,
     /// Where the sealed frame starts in the pack.
     pub offset: u32,
@@ -126,6 +128,10 @@ pub struct Place {
     /// Position among the pack's chunks.
     pub slot: u32,
 }
+
+/// Takes the front of a chunk's id, a place of the chunk, and the state of the pack there.
+pub type EachEntry<'a> =
+    dyn FnMut(&[u8; CHUNK_PREFIX_LEN], &Place, PackState) -> ControlFlow<()> + 'a;
 
 /// Something that a user may want to know and that is no error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -205,7 +211,7 @@ impl Index {
             Ok(opened) => opened,
             Err(why) => {
                 notices.push_back(Notice::Private { why });
-                open_private(dir, repository, memory_bytes, tuning)?
+                open_private(dir, repository, memory_bytes, tuning, 0)?
             }
         };
         Ok(Self {
@@ -226,7 +232,6 @@ impl Index {
     /// # Errors
     ///
     /// [`IndexError::Failed`], [`IndexError::NoFolder`]: the empty one failed as well.
-    /// [`IndexError::TooMany`].
     pub fn sync(
         &self,
         view: &IndexView,
@@ -251,7 +256,6 @@ impl Index {
     /// # Errors
     ///
     /// [`IndexError::Failed`]: nothing was added; the next [`Self::sync`] repairs the cache.
-    /// [`IndexError::TooMany`].
     pub fn add_segment(
         &self,
         segment: &SegmentRef,
@@ -265,14 +269,16 @@ impl Index {
     /// Puts an empty database in the place of the current one.
     fn restart(&self, home: &mut Home, trouble: &BoxError) -> Result<(), IndexError> {
         let why = trouble.to_string();
+        // A place from before the restart must not point into another pack.
+        let first = self.cache().next_number();
         let in_place = (!home.is_private() && !is_no_space(&why))
-            .then(|| home.create(&self.repository, self.memory_bytes, self.tuning).ok())
+            .then(|| home.create(&self.repository, self.memory_bytes, self.tuning, first).ok())
             .flatten();
         let (cache, notice) = if let Some(cache) = in_place {
             (cache, Notice::Rebuilt { why })
         } else {
             let (cache, private) =
-                open_private(home.path(), &self.repository, self.memory_bytes, self.tuning)?;
+                open_private(home.path(), &self.repository, self.memory_bytes, self.tuning, first)?;
             *home = private;
             (cache, Notice::Private { why })
         };
@@ -326,8 +332,8 @@ impl Index {
         self.cache().many(ids, &|state| state != PackState::Unlisted)
     }
 
-    /// What opens the pack of a [`Place`]. `None`: a number that was never given out, or one from
-    /// before the cache was rebuilt.
+    /// What opens the pack of a [`Place`]. `None`: the cache was replaced since; locate the chunk
+    /// again.
     ///
     /// # Errors
     ///
@@ -367,10 +373,7 @@ impl Index {
     /// # Errors
     ///
     /// [`IndexError::Damaged`].
-    pub fn entries(
-        &self,
-        each: &mut dyn FnMut(&[u8; CHUNK_PREFIX_LEN], &Place, PackState) -> ControlFlow<()>,
-    ) -> Result<(), IndexError> {
+    pub fn entries(&self, each: &mut EachEntry<'_>) -> Result<(), IndexError> {
         self.cache().entries(each)
     }
 
@@ -385,14 +388,15 @@ fn open_private(
     repository: &RepositoryId,
     memory_bytes: usize,
     tuning: Tuning,
+    first: u32,
 ) -> Result<(Cache, Home), IndexError> {
     let home =
         Home::private().map_err(|source| IndexError::NoFolder { path: dir.to_owned(), source })?;
-    let cache = home.create(repository, memory_bytes, tuning)?;
+    let cache = home.create(repository, memory_bytes, tuning, first)?;
     Ok((cache, home))
 }
 
-/// RocksDB hands errors on as text only.
+/// `RocksDB` hands errors on as text only.
 fn is_no_space(text: &str) -> bool {
     text.contains("No space left") || text.contains("quota exceeded")
 }

@@ -5,7 +5,7 @@ use repo_format::id::SegmentName;
 use super::records::ListedPack;
 
 /// What a pack is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PackState {
     /// Listed, and nothing against it.
     Live,

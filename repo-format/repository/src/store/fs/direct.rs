@@ -3,9 +3,9 @@
 //! A 32 MiB object written with `O_DIRECT` in one call takes a fifth of the time of a buffered
 //! write with the same sync (32 ms against 175 ms, ext4 on a virtual disk); in 4 MiB pieces it
 //! takes a tenth longer. A direct read costs a third of the CPU time of a buffered one (0.05
-//! against 0.17 ns per byte) and leaves the page cache to others; a single reader loses readahead,
-//! which the several ranges that a restore has in flight make up for. The caller chooses, by
-//! aligning.
+//! against 0.17 ns per byte) and leaves the page cache to others, but it has no readahead: the
+//! same disk gave 1.1 GB/s against 1.3 to 2.0. Restores are bound by the CPU, which decides here.
+//! A caller that wants the page cache passes a buffer that is not aligned.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -37,7 +37,17 @@ pub(super) fn read_at(
     buf: &mut [u8],
 ) -> Result<usize, Errno> {
     let wanted = buf.len() >= DIRECT_READ_MIN_BYTES && is_aligned(offset_bytes, buf);
-    let mut direct = wanted && switch_on(store, file);
+    let direct = wanted && switch_on(store, file);
+    read_loop(store, file, offset_bytes, buf, direct)
+}
+
+fn read_loop(
+    store: &FsStore,
+    file: &OwnedFd,
+    offset_bytes: u64,
+    buf: &mut [u8],
+    mut direct: bool,
+) -> Result<usize, Errno> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let Some(at_bytes) = offset_bytes.checked_add(done as u64) else { break };
@@ -65,7 +75,11 @@ pub(super) fn write_whole(store: &FsStore, file: &OwnedFd, body: &[u8]) -> Resul
     if large {
         reserve(file, body.len() as u64)?;
     }
-    let mut direct = large && is_aligned(0, body) && switch_on(store, file);
+    let direct = large && is_aligned(0, body) && switch_on(store, file);
+    write_loop(store, file, body, direct)
+}
+
+fn write_loop(store: &FsStore, file: &OwnedFd, body: &[u8], mut direct: bool) -> Result<(), Errno> {
     let mut done = 0;
     while let Some(rest) = body.get(done..).filter(|rest| !rest.is_empty()) {
         match retry_on_intr(|| pwrite(file, rest, done as u64)) {
@@ -108,4 +122,37 @@ fn switch_off(store: &FsStore, file: &OwnedFd, done_bytes: usize) -> Result<(), 
         store.refuse_direct();
     }
     fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags - OFlags::DIRECT))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// A device with larger blocks than we align to answers as every device does to what is not
+    /// aligned at all.
+    #[test]
+    fn where_direct_requests_are_refused_the_page_cache_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FsStore::create(&folder.path().join("repo")).unwrap();
+        let path = folder.path().join("file");
+        let options = File::options().create_new(true).write(true).read(true).open(&path).unwrap();
+        let file = OwnedFd::from(options);
+        let body: Vec<u8> =
+            (0..100_001u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+
+        assert!(switch_on(&store, &file), "this file system has no O_DIRECT: nothing is shown");
+        write_loop(&store, &file, &body[1..], true).unwrap();
+        assert!(!store.direct.load(Ordering::Relaxed), "it was not refused: nothing is shown");
+        assert!(!switch_on(&store, &file), "a refusal is remembered");
+        assert_eq!(std::fs::read(&path).unwrap(), body[1..]);
+
+        store.direct.store(true, Ordering::Relaxed);
+        assert!(switch_on(&store, &file));
+        let mut read = vec![0; 100_002];
+        assert_eq!(read_loop(&store, &file, 3, &mut read[1..], true).unwrap(), 99_997);
+        assert!(!store.direct.load(Ordering::Relaxed), "it was not refused: nothing is shown");
+        assert_eq!(read[1..99_998], body[4..]);
+    }
 }

@@ -1,6 +1,7 @@
 //! File systems that refuse: full, read-only, without rights, without `O_DIRECT`.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,23 +36,32 @@ impl Mounted {
         fs::create_dir(&at).unwrap();
         let done = is_root() && prepare(folder.path()).arg(&at).status().unwrap().success();
         if !done {
-            eprintln!("WARNING: no file system could be mounted; what needs one is NOT shown");
+            // Not `eprintln`, which the test harness would keep to itself.
+            let warning = "WARNING: no file system could be mounted; what needs one is NOT shown";
+            writeln!(std::io::stderr(), "{warning} (run the tests as root)").unwrap();
             return None;
         }
         Some(Self { at, folder })
     }
 
-    fn tmpfs(size: &str) -> Option<Self> {
+    /// A file system in memory: `tmpfs`, or `ramfs`, which has neither `O_DIRECT` nor a way to
+    /// reserve space, nor a limit.
+    fn in_memory(kind: &str, options: &str) -> Option<Self> {
         Self::new(|_| {
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+            mount.args(["-t", kind, "-o", options, "none"]);
             mount
         })
     }
 
     fn ext4(size_bytes: u64) -> Option<Self> {
+        Self::ext4_in(None, size_bytes)
+    }
+
+    /// `place`: where the image lies; beside the mount point if not given.
+    fn ext4_in(place: Option<&Path>, size_bytes: u64) -> Option<Self> {
         Self::new(|folder| {
-            let image = folder.join("image");
+            let image = place.unwrap_or(folder).join("image");
             fs::File::create(&image).unwrap().set_len(size_bytes).unwrap();
             let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status();
             assert!(made.is_ok_and(|made| made.success()), "mkfs.ext4 failed");
@@ -129,7 +139,7 @@ fn fill(store: &FsStore, path: &Path, size: usize) {
 
 #[test]
 fn a_full_disk_is_said_to_be_full_and_what_is_stored_stays_sound() {
-    if let Some(mounted) = Mounted::tmpfs("24m") {
+    if let Some(mounted) = Mounted::in_memory("tmpfs", "size=24m") {
         let path = mounted.at.join("repo");
         fill(&new_repository(&path), &path, 3 << 20);
     }
@@ -255,7 +265,10 @@ fn what_was_created_or_removed_stays_so_through_a_power_cut() {
     let path = mounted.at.join("repo");
     let store = FsStore::create(&path).unwrap();
     let cut = mounted.after_a_power_cut();
-    assert!(cut.at.join("repo/p/ff").is_dir());
+    let folders = Prefix::ALL.map(Prefix::folder).into_iter().chain(["tmp", "p/00", "p/ff"]);
+    for folder in folders {
+        assert!(cut.at.join("repo").join(folder).is_dir(), "{folder} is lost");
+    }
 
     let mut aligned = vec![7; (4 << 20) + 4096];
     let start = aligned.as_ptr().align_offset(4096);
@@ -320,11 +333,34 @@ fn what_is_read_of_a_register_stays_so_through_a_power_cut() {
 }
 
 #[test]
+fn what_the_device_refuses_is_reported_and_not_published() {
+    // The device of 64 MiB has room for 24: beyond that its writes fail, long after the file
+    // system took them.
+    let Some(under) = Mounted::in_memory("tmpfs", "size=24m") else { return };
+    let Some(mounted) = Mounted::ext4_in(Some(&under.at), 64 << 20) else { return };
+    let store = new_repository(&mounted.at.join("repo"));
+    // One byte in front, so that it goes through the page cache and the sync has to tell.
+    let body = vec![1; (1 << 20) + 1];
+    let (n, error) = (0..)
+        .find_map(|n| store.put_new(&pack(n), &body[1..]).err().map(|error| (n, error)))
+        .unwrap();
+    assert!((5..30).contains(&n), "{n} MiB were stored: {error:?}");
+    assert!(error.is_outcome_unknown() && !error.is_transient(), "{error:?}");
+    assert!(matches!(error, StoreError::Io { op: Op::PutNew, .. }), "{error:?}");
+    assert!(matches!(store.size(&pack(n)), Err(StoreError::Missing { .. })), "{error:?}");
+    for stored in 0..n {
+        assert!(store.get(&pack(stored), u64::MAX).unwrap() == body[1..]);
+    }
+}
+
+#[test]
 fn a_file_system_of_another_kind_keeps_every_promise() {
-    let Some(mounted) = Mounted::tmpfs("1g") else { return };
-    let count = std::cell::Cell::new(0);
-    crate::store::conformance::run(&|| {
-        count.set(count.get() + 1);
-        Box::new(FsStore::create(&mounted.at.join(count.get().to_string())).unwrap())
-    });
+    for (kind, options) in [("tmpfs", "size=1g"), ("ramfs", "mode=700")] {
+        let Some(mounted) = Mounted::in_memory(kind, options) else { return };
+        let count = std::cell::Cell::new(0);
+        crate::store::conformance::run(&|| {
+            count.set(count.get() + 1);
+            Box::new(FsStore::create(&mounted.at.join(count.get().to_string())).unwrap())
+        });
+    }
 }

@@ -1,0 +1,387 @@
+//! The command line: what can be typed, and what each word means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::units::{Compression, Share, Size};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed; what was wrong is on standard error
+  2    the command line was not understood
+  3    done, but something could not be read or written, and is named
+  4    damage was found in the repository
+  130  interrupted; what is stored stays useful";
+
+/// Backs up disk images, block devices and directory trees into an encrypted, deduplicated
+/// repository, and brings them back.
+#[derive(Debug, Parser)]
+#[command(name = "salvor", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The repository: a directory, or file:///DIRECTORY
+    #[arg(long, short, env = "SALVOR_REPO", value_name = "URL", global = true)]
+    pub(crate) repo: Option<String>,
+
+    /// A file whose first line is the passphrase. SALVOR_PASSPHRASE in the environment works too;
+    /// without either, the terminal is asked
+    #[arg(
+        long,
+        env = "SALVOR_PASSPHRASE_FILE",
+        value_name = "FILE",
+        global = true,
+        conflicts_with = "key_file"
+    )]
+    pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// A file of 32 or more random bytes that opens the repository instead of a passphrase
+    #[arg(long, env = "SALVOR_KEY_FILE", value_name = "FILE", global = true)]
+    pub(crate) key_file: Option<PathBuf>,
+
+    /// Where the local index cache is kept. It may be deleted at any time: that costs time, never
+    /// data [default: $XDG_CACHE_HOME/salvor or ~/.cache/salvor]
+    #[arg(long, env = "SALVOR_CACHE_DIR", value_name = "DIR", global = true)]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Memory to stay within, whatever the size of the data; at least 96M
+    #[arg(long, env = "SALVOR_MEMORY", value_name = "SIZE", default_value = "256M", global = true)]
+    pub(crate) memory: Size,
+
+    /// Threads that hash, compress and encrypt [default: one per processor]
+    #[arg(long, env = "SALVOR_THREADS", value_name = "N", global = true)]
+    pub(crate) threads: Option<usize>,
+
+    /// How volumes are read and written
+    #[arg(
+        long,
+        env = "SALVOR_IO_ENGINE",
+        value_name = "ENGINE",
+        default_value = "auto",
+        global = true
+    )]
+    pub(crate) io_engine: IoEngine,
+
+    /// Print the result as JSON, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// With --json: also one line of progress a second
+    #[arg(long, global = true)]
+    pub(crate) progress: bool,
+
+    /// Print nothing but errors and what was asked for
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// An I/O engine by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IoEngine {
+    /// io_uring where the kernel and the seccomp profile allow it, else pread
+    Auto,
+    /// io_uring
+    Uring,
+    /// plain system calls in a few threads
+    Pread,
+}
+
+/// A snapshot as a user names it.
+const SNAPSHOT_HELP: &str =
+    "A snapshot: its id, a unique beginning of it, `latest`, or NAME@latest";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a repository
+    Init(InitArgs),
+    /// Back up a disk image, a block device or a directory tree
+    Backup(BackupArgs),
+    /// List snapshots, newest last
+    Snapshots(SnapshotsArgs),
+    /// List what a snapshot holds
+    Ls(LsArgs),
+    /// Show what differs between two snapshots
+    Diff(DiffArgs),
+    /// Write one file of a snapshot to standard output
+    Cat(CatArgs),
+    /// Restore a snapshot, or a part of it
+    Restore(RestoreArgs),
+    /// Check that what is stored is whole and can be read
+    Verify(VerifyArgs),
+    /// Forget snapshots by a retention policy, or by name
+    Forget(ForgetArgs),
+    /// Reclaim the space that no snapshot needs
+    Prune(PruneArgs),
+    /// Show what the repository holds and what deduplication and compression save
+    Stats,
+    /// List and change the keys that open the repository
+    Key(KeyArgs),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Length of the chunks that volumes are cut into: a power of two from 64K to 16M. Smaller
+    /// ones store less for scattered small writes and need a larger index
+    #[arg(long, value_name = "SIZE", default_value = "1M")]
+    pub(crate) chunk_size: Size,
+
+    /// What to call the first key slot
+    #[arg(long, value_name = "NAME", default_value = "first")]
+    pub(crate) label: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// What to back up: a raw image, a block device or a directory
+    pub(crate) path: PathBuf,
+
+    /// Name of the series of snapshots this one belongs to [default: HOST:PATH]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Label the snapshot; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+
+    /// Leave out what matches; may be given several times. `*.o` and `a/b` match at any depth,
+    /// `/a` only at the top, `dir/` directories only, `**` crosses directories
+    #[arg(long = "exclude", value_name = "GLOB")]
+    pub(crate) excludes: Vec<String>,
+
+    /// Leave out the content of directories that hold a CACHEDIR.TAG
+    #[arg(long)]
+    pub(crate) exclude_caches: bool,
+
+    /// Do not descend into other file systems
+    #[arg(long, short = 'x')]
+    pub(crate) one_file_system: bool,
+
+    /// The snapshot to compare with: `auto` is the newest of the same name, `none` reads
+    /// everything
+    #[arg(long, value_name = "auto|none|SNAPSHOT", default_value = "auto")]
+    pub(crate) parent: String,
+
+    /// Read only these extents and take the rest from the parent: JSON lines of
+    /// {"offset": BYTES, "length": BYTES}. Needs --parent SNAPSHOT or an earlier snapshot of the
+    /// same name; what is not listed is trusted to be as it was then
+    #[arg(long, value_name = "FILE")]
+    pub(crate) changed_blocks: Option<PathBuf>,
+
+    /// Read no faster than this, in bytes a second
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bandwidth: Option<Size>,
+
+    /// How hard to compress: a zstd level, `auto`, or `off`
+    #[arg(long, value_name = "1..19|auto|off", default_value = "1", allow_hyphen_values = true)]
+    pub(crate) compression: Compression,
+
+    /// Make what is stored safe from being stored again at least this often, in seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        env = "SALVOR_CHECKPOINT_SECONDS",
+        hide = true
+    )]
+    pub(crate) checkpoint_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotsArgs {
+    /// Only those of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Only those with this label; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    #[arg(help = SNAPSHOT_HELP)]
+    pub(crate) snapshot: String,
+
+    /// Only this path and what is below it
+    pub(crate) path: Option<PathBuf>,
+
+    /// Show mode, owner, size and time
+    #[arg(long, short)]
+    pub(crate) long: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The older snapshot
+    pub(crate) a: String,
+    /// The newer snapshot
+    pub(crate) b: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    #[arg(help = SNAPSHOT_HELP)]
+    pub(crate) snapshot: String,
+
+    /// Path of a regular file in a tree. Left out for a volume, whose bytes are written
+    pub(crate) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of a command line")]
+pub(crate) struct RestoreArgs {
+    #[arg(help = SNAPSHOT_HELP)]
+    pub(crate) snapshot: String,
+
+    /// Where to: a new file or an existing block device for a volume, a directory for a tree
+    pub(crate) target: PathBuf,
+
+    /// Only this path of a tree and what is below it
+    #[arg(long, value_name = "SUBTREE")]
+    pub(crate) path: Option<PathBuf>,
+
+    /// Overwrite an existing target, writing only what differs
+    #[arg(long)]
+    pub(crate) in_place: bool,
+
+    /// With --in-place: remove from the target what the snapshot does not have
+    #[arg(long, requires = "in_place")]
+    pub(crate) delete: bool,
+
+    /// Give holes and zeroes space on disk
+    #[arg(long)]
+    pub(crate) no_sparse: bool,
+
+    /// Leave owner and group as they come
+    #[arg(long)]
+    pub(crate) no_owner: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Only these snapshots; all if none is named
+    pub(crate) snapshots: Vec<String>,
+
+    /// Also read, decrypt and compare stored data: all of it, or a random share of the packs
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, default_missing_value = "100%", require_equals = true)]
+    pub(crate) read_data: Option<Share>,
+
+    /// Rebuild what can be rebuilt: a lost index from the packs, a lost catalog from what is left
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// Forget these snapshots instead of applying a policy
+    #[arg(conflicts_with_all = ["keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"])]
+    pub(crate) snapshots: Vec<String>,
+
+    /// Keep the newest N of each name
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_last: u32,
+    /// Keep the newest of each of the last N hours that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_hourly: u32,
+    /// Likewise days
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_daily: u32,
+    /// Likewise weeks (ISO, from Monday)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_weekly: u32,
+    /// Likewise months
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_monthly: u32,
+    /// Likewise years
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep_yearly: u32,
+
+    /// Apply the policy to this name only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Only say what would be forgotten, and why the others are kept
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Prune afterwards
+    #[arg(long)]
+    pub(crate) prune: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Only say what would be reclaimed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Write at most this share of the repository again to reclaim space inside packs
+    #[arg(long, value_name = "PERCENT", default_value = "10%")]
+    pub(crate) max_repack: Share,
+
+    /// Take a session on another machine for dead if it shows no sign of life for this long, in
+    /// minutes
+    #[arg(long, value_name = "MINUTES", default_value = "15", hide = true)]
+    pub(crate) fence_minutes: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// List the key slots
+    List,
+    /// Add a slot: another passphrase or key file that opens the repository
+    Add {
+        /// What to call it
+        #[arg(long, value_name = "NAME", default_value = "")]
+        label: String,
+        /// A file whose first line is the new passphrase; SALVOR_NEW_PASSPHRASE works too
+        #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+        new_passphrase_file: Option<PathBuf>,
+        /// A file of 32 or more random bytes
+        #[arg(long, value_name = "FILE")]
+        new_key_file: Option<PathBuf>,
+    },
+    /// Remove a slot. The last one cannot be removed
+    Remove {
+        /// Its label, or the beginning of its id
+        slot: String,
+    },
+    /// Seal everything from now on under a new key, in a new slot, and remove all other slots.
+    /// What is stored is not rewritten and stays readable; who has only an old slot's secret
+    /// cannot read what is written from now on
+    Rotate {
+        /// What to call the new slot
+        #[arg(long, value_name = "NAME", default_value = "rotated")]
+        label: String,
+        /// A file whose first line is the new passphrase; SALVOR_NEW_PASSPHRASE works too
+        #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+        new_passphrase_file: Option<PathBuf>,
+        /// A file of 32 or more random bytes
+        #[arg(long, value_name = "FILE")]
+        new_key_file: Option<PathBuf>,
+    },
+}

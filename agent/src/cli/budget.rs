@@ -1,0 +1,55 @@
+//! One number of bytes, divided among everything that grows.
+
+use repository::packer::PackOptions;
+
+/// What a run may use. Pure: the same number gives the same division on every machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Buffers of one chunk each.
+    pub(crate) slabs: usize,
+    /// Packs on their way to the repository.
+    pub(crate) packs: PackOptions,
+    /// Cache and tables of the index.
+    pub(crate) index_bytes: usize,
+    /// Small files, names and entries of a tree.
+    pub(crate) tree_bytes: usize,
+}
+
+/// The least that a run gets along with.
+pub(crate) const MEMORY_MIN: u64 = 96 << 20;
+
+/// The program itself, thread stacks, compressor tables.
+const BASE_BYTES: usize = 32 << 20;
+/// Longest chunk of a file tree.
+const FILE_CHUNK_BYTES: usize = 4 << 20;
+
+impl Budget {
+    /// Divides `memory_bytes`; `chunk_bytes` is the chunk length of volumes.
+    pub(crate) fn new(memory_bytes: u64, chunk_bytes: usize) -> Self {
+        let memory = usize::try_from(memory_bytes.max(MEMORY_MIN)).unwrap_or(usize::MAX);
+        let left = memory - BASE_BYTES;
+        let index_bytes = (left / 8).clamp(8 << 20, 64 << 20);
+        // Slabs and tree buffers are never in use at once.
+        let slab_bytes = left / 6;
+        let slabs = (slab_bytes / chunk_bytes).clamp(8, 64);
+        let pack_bytes = left - index_bytes - slab_bytes;
+        let packs = PackOptions::within(pack_bytes, chunk_bytes.max(FILE_CHUNK_BYTES));
+        Self { slabs, packs, index_bytes, tree_bytes: slab_bytes.max(16 << 20) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_stay_within_the_whole() {
+        for memory in [96u64, 128, 256, 512, 1024] {
+            let budget = Budget::new(memory << 20, 1 << 20);
+            let packs =
+                budget.packs.buffers * budget.packs.data_bytes + 2 * budget.packs.meta_bytes;
+            let sum = packs + budget.index_bytes + (budget.slabs << 20) + BASE_BYTES;
+            assert!(sum <= (memory as usize) << 20, "{memory} MiB: {sum} bytes");
+        }
+    }
+}

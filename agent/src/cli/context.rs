@@ -1,0 +1,204 @@
+//! What every command needs: the repository, opened; its index; the memory to work with.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use repo_format::id::ClusterId;
+use repository::index::Index;
+use repository::reader::Reader;
+use repository::store::{Location, Store};
+use repository::view::View;
+use repository::writer::sync_index;
+use repository::{Repository, UnlockSecret};
+use zeroize::Zeroizing;
+
+use super::args::{Global, IoEngine};
+use super::budget::{Budget, MEMORY_MIN};
+use super::error::CliError;
+use super::ui::Ui;
+use crate::volume::{self, Engine};
+
+/// The cluster of snapshots made by hand.
+pub(crate) const CLUSTER: ClusterId = ClusterId::NONE;
+
+/// A command's surroundings.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) ui: Ui,
+    pub(crate) cancel: Arc<AtomicBool>,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Result<Self, CliError> {
+        if global.memory.0 < MEMORY_MIN {
+            return Err(CliError::Usage("--memory must be at least 96M".into()));
+        }
+        if global.threads == Some(0) {
+            return Err(CliError::Usage("--threads must be at least 1".into()));
+        }
+        let ui = Ui::new(&global);
+        let cancel = watch_signals()?;
+        Ok(Self { global, ui, cancel })
+    }
+
+    /// Threads that compute.
+    pub(crate) fn threads(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        self.global.threads.unwrap_or(processors)
+    }
+
+    pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
+        let url = self.global.repo.as_deref().ok_or_else(|| {
+            CliError::Usage("no repository given: use --repo URL or set SALVOR_REPO".into())
+        })?;
+        let location = Location::parse(url)?;
+        let store = if create { location.create()? } else { location.open()? };
+        Ok(Arc::from(store))
+    }
+
+    pub(crate) fn open(&self) -> Result<Arc<Repository>, CliError> {
+        let store = self.store(false)?;
+        let secret = self.secret(false)?;
+        Ok(Arc::new(Repository::open(store, &secret)?))
+    }
+
+    /// The secret that opens the repository; asked for twice when it is a `new` one.
+    pub(crate) fn secret(&self, new: bool) -> Result<UnlockSecret, CliError> {
+        read_secret(
+            self.global.passphrase_file.as_ref(),
+            self.global.key_file.as_ref(),
+            "SALVOR_PASSPHRASE",
+            if new { Ask::Twice } else { Ask::Once },
+        )
+    }
+
+    pub(crate) fn budget(&self, chunk_bytes: usize) -> Budget {
+        Budget::new(self.global.memory.0, chunk_bytes)
+    }
+
+    pub(crate) fn cache_dir(&self) -> PathBuf {
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+        self.global.cache_dir.clone().unwrap_or_else(|| {
+            std::env::var_os("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+                .or_else(home)
+                .unwrap_or_else(std::env::temp_dir)
+                .join("salvor")
+        })
+    }
+
+    /// The index cache, not yet in line with anything.
+    pub(crate) fn index(&self, repository: &Repository) -> Result<Arc<Index>, CliError> {
+        let budget = self.budget(1 << repository.config().chunk_log2);
+        let index = Index::open(&self.cache_dir(), repository.id(), budget.index_bytes)
+            .map_err(repository::RepositoryError::from)?;
+        for notice in index.take_notices() {
+            self.ui.note(&notice.to_string());
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// A reader whose index is in line with `view`.
+    pub(crate) fn reader(
+        &self,
+        repository: &Arc<Repository>,
+        view: &View,
+    ) -> Result<Reader, CliError> {
+        let index = self.index(repository)?;
+        for problem in sync_index(repository, &index, view)? {
+            self.ui.warn(&problem);
+        }
+        Ok(Reader::new(repository, index))
+    }
+
+    pub(crate) fn engine(&self) -> Result<Engine, CliError> {
+        let wish = match self.global.io_engine {
+            IoEngine::Auto => None,
+            IoEngine::Uring => Some(Engine::Uring),
+            IoEngine::Pread => Some(Engine::Pread),
+        };
+        let choice = volume::probe(wish)?;
+        self.ui.detail(&format!("I/O engine: {} ({})", choice.engine, choice.why));
+        Ok(choice.engine)
+    }
+}
+
+/// The first SIGINT or SIGTERM asks to stop; a second one stops at once.
+fn watch_signals() -> Result<Arc<AtomicBool>, CliError> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&cancel))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&cancel)))
+            .map_err(CliError::io("cannot watch for signals"))?;
+    }
+    Ok(cancel)
+}
+
+/// What to do when no secret is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Once,
+    Twice,
+}
+
+/// Reads a secret from a file, the environment or the terminal.
+pub(crate) fn read_secret(
+    passphrase_file: Option<&PathBuf>,
+    key_file: Option<&PathBuf>,
+    variable: &str,
+    ask: Ask,
+) -> Result<UnlockSecret, CliError> {
+    if let Some(path) = key_file {
+        let bytes = read_file(path, "key file")?;
+        if bytes.len() < 32 {
+            let message = format!("key file {} has fewer than 32 bytes", path.display());
+            return Err(CliError::Failed(message));
+        }
+        return Ok(UnlockSecret::KeyFile(bytes));
+    }
+    if let Some(path) = passphrase_file {
+        let bytes = read_file(path, "passphrase file")?;
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        return passphrase(Zeroizing::new(line.to_vec()));
+    }
+    if let Some(text) = std::env::var_os(variable) {
+        use std::os::unix::ffi::OsStringExt;
+        return passphrase(Zeroizing::new(text.into_vec()));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::Usage(format!(
+            "no passphrase given: use --passphrase-file, --key-file or {variable}"
+        )));
+    }
+    ask_passphrase(ask)
+}
+
+fn read_file(path: &PathBuf, what: &str) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(CliError::io(format!("cannot read {what} {}", path.display())))
+}
+
+fn ask_passphrase(ask: Ask) -> Result<UnlockSecret, CliError> {
+    let prompt = |text: &str| {
+        rpassword::prompt_password(text)
+            .map(|line| Zeroizing::new(line.into_bytes()))
+            .map_err(CliError::io("cannot ask for the passphrase"))
+    };
+    let first = prompt("Passphrase: ")?;
+    if ask == Ask::Twice && *first != *prompt("Once more: ")? {
+        return Err(CliError::Failed("the two passphrases differ".into()));
+    }
+    passphrase(first)
+}
+
+fn passphrase(bytes: Zeroizing<Vec<u8>>) -> Result<UnlockSecret, CliError> {
+    if bytes.is_empty() {
+        return Err(CliError::Failed("the passphrase is empty".into()));
+    }
+    Ok(UnlockSecret::Passphrase(bytes))
+}

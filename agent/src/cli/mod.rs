@@ -1,0 +1,88 @@
+//! The command line of the tool: arguments in, messages and an exit code out.
+
+mod args;
+mod backup;
+mod batch;
+mod browse;
+mod budget;
+mod context;
+mod error;
+mod init;
+mod keys;
+mod maintain;
+mod restore;
+mod snapshots;
+mod ui;
+mod units;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use context::Context;
+use error::{CliError, Exit};
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            let asked_for_help = !error.use_stderr();
+            return ExitCode::from(if asked_for_help { 0 } else { Exit::Usage.code() });
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            let message = error.chain();
+            let exit = error.exit();
+            if json {
+                println!(
+                    "{}",
+                    serde_json::json!({ "type": "error", "message": message, "exit": exit.code() })
+                );
+            }
+            eprintln!("salvor: {message}");
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit, CliError> {
+    match cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "salvor", &mut std::io::stdout());
+            return Ok(Exit::Done);
+        }
+        Command::Man => return print_manual(),
+        _ => {}
+    }
+    let context = Context::new(cli.global)?;
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Backup(args) => backup::run(&context, &args),
+        Command::Snapshots(args) => snapshots::run(&context, &args),
+        Command::Ls(args) => browse::list(&context, &args),
+        Command::Diff(args) => browse::diff(&context, &args),
+        Command::Cat(args) => browse::cat(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
+        Command::Verify(args) => verify::run(&context, &args),
+        Command::Forget(args) => maintain::forget(&context, &args),
+        Command::Prune(args) => maintain::prune(&context, &args),
+        Command::Stats => maintain::stats(&context),
+        Command::Key(args) => keys::run(&context, &args),
+        Command::Completion { .. } | Command::Man => Ok(Exit::Done),
+    }
+}
+
+/// All help texts, one behind the other, in roff.
+fn print_manual() -> Result<Exit, CliError> {
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut std::io::stdout())
+        .map_err(CliError::io("cannot print the manual"))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,347 @@
+//! `salvor restore`.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use repo_format::pack::PackKind;
+use repo_format::snapshot::{Snapshot, VolumeKind};
+use repo_format::volume::VolumeRoot;
+use repository::RepositoryError;
+use repository::chunks::ChunkSource;
+use serde_json::json;
+
+use super::args::RestoreArgs;
+use super::backup::issue_text;
+use super::batch::Batched;
+use super::browse::{self, Opened, tree_path};
+use super::context::Context;
+use super::error::{CliError, Exit};
+use super::snapshots::short;
+use super::ui::Status;
+use super::units;
+use crate::block;
+use crate::block::backup::BlockError;
+use crate::block::restore::{BlockRestored, RestoreSetup};
+use crate::tree::restore::{RestoreJob, RestoreOptions, restore_tree};
+use crate::tree::{self, TreeError};
+use crate::volume::{BufPool, Target};
+
+pub(super) fn run(context: &Context, args: &RestoreArgs) -> Result<Exit, CliError> {
+    let opened = browse::open(context, &args.snapshot)?;
+    match opened.snapshot.kind {
+        VolumeKind::Block => restore_volume(context, args, &opened),
+        VolumeKind::Tree => restore_directory(context, args, &opened),
+    }
+}
+
+fn restore_volume(
+    context: &Context,
+    args: &RestoreArgs,
+    opened: &Opened,
+) -> Result<Exit, CliError> {
+    if args.path.is_some() || args.delete || args.no_owner {
+        let message = "--path, --delete and --no-owner are for trees, and this is a volume";
+        return Err(CliError::Usage(message.into()));
+    }
+    let started = Instant::now();
+    let mut plain = Vec::new();
+    opened.reader.get(PackKind::Meta, &opened.snapshot.root, &mut plain)?;
+    let what = format!("manifest of snapshot {}", opened.snapshot.id);
+    let root = VolumeRoot::decode(&plain).map_err(|error| RepositoryError::format(what, error))?;
+    let place = Place::prepare(args, &opened.snapshot, &root)?;
+    if place.resumes {
+        context.ui.note("going on with an interrupted restore: what is there already is kept");
+    }
+    let setup = restore_setup(context, args, &place, root.chunk_log2)?;
+    let progress = block::Progress::default();
+    progress.total.store(opened.snapshot.sizes.allocated, Ordering::Relaxed);
+    let status = || {
+        let done = progress.done.load(Ordering::Relaxed);
+        let read = progress.read.load(Ordering::Relaxed);
+        Status {
+            done,
+            total: progress.total.load(Ordering::Relaxed).max(done),
+            in_bytes: true,
+            message: format!("{} fetched", units::bytes(read)),
+            extra: json!({ "fetched_bytes": read }),
+        }
+    };
+    let target = Arc::clone(&place.target);
+    let result = context.ui.watch("restore", status, || {
+        block::restore::restore(&opened.reader, &root, target, &setup, &progress)
+    });
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(BlockError::Interrupted) => {
+            return Err(CliError::Interrupted(
+                "interrupted. Run the same command again: it goes on from what is there".into(),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    place.finish()?;
+    report_volume(context, args, opened, &outcome, started);
+    Ok(match (outcome.damaged, outcome.issues.is_empty()) {
+        (true, _) => Exit::Damaged,
+        (false, false) => Exit::Partial,
+        (false, true) => Exit::Done,
+    })
+}
+
+fn restore_setup(
+    context: &Context,
+    args: &RestoreArgs,
+    place: &Place,
+    chunk_log2: u8,
+) -> Result<RestoreSetup, CliError> {
+    let budget = context.budget(1 << chunk_log2);
+    let buffers = (budget.packs.buffer_bytes() / 4 + (budget.slabs << chunk_log2)) >> chunk_log2;
+    Ok(RestoreSetup {
+        engine: context.engine()?,
+        pool: BufPool::new(buffers.clamp(8, 64), 1 << chunk_log2)?,
+        fetchers: 3,
+        workers: context.threads(),
+        in_place: place.in_place,
+        no_sparse: args.no_sparse,
+        cancel: Arc::clone(&context.cancel),
+    })
+}
+
+fn report_volume(
+    context: &Context,
+    args: &RestoreArgs,
+    opened: &Opened,
+    outcome: &BlockRestored,
+    started: Instant,
+) {
+    let seconds = started.elapsed().as_secs_f64();
+    let allocated = opened.snapshot.sizes.allocated;
+    context.ui.say(&format!(
+        "restored snapshot {} to {}\n  {} volume in {seconds:.1} s ({}); wrote {}, {} were right already",
+        short(&opened.snapshot.id),
+        args.target.display(),
+        units::bytes(opened.snapshot.sizes.logical),
+        units::rate(allocated, seconds),
+        units::bytes(outcome.written_bytes),
+        units::bytes(outcome.same_bytes),
+    ));
+    for issue in outcome.issues.iter().take(20) {
+        context.ui.warn(&issue_text(issue));
+    }
+    if !outcome.issues.is_empty() {
+        context.ui.warn(&format!(
+            "{} extents could not be restored and read as zeroes",
+            units::count(outcome.issues.len() as u64)
+        ));
+    }
+    let issues: Vec<_> = outcome.issues.iter().map(issue_text).collect();
+    context.ui.object(&json!({
+        "type": "restore",
+        "snapshot": opened.snapshot.id.to_string(),
+        "seconds": seconds,
+        "written_bytes": outcome.written_bytes,
+        "same_bytes": outcome.same_bytes,
+        "fetched_bytes": outcome.fetched_bytes,
+        "issues": issues,
+    }));
+}
+
+/// Where a volume is restored to, and the mark that tells an unfinished restore from a file that
+/// somebody needs.
+struct Place {
+    target: Arc<Target>,
+    in_place: bool,
+    resumes: bool,
+    mark: Option<PathBuf>,
+}
+
+impl Place {
+    fn prepare(
+        args: &RestoreArgs,
+        snapshot: &Snapshot,
+        root: &VolumeRoot,
+    ) -> Result<Self, CliError> {
+        let path = &args.target;
+        let kind = fs::metadata(path).map(|meta| meta.file_type());
+        if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
+            let message = format!("{} is a directory: name the file to restore to", path.display());
+            return Err(CliError::Failed(message));
+        }
+        let is_device = kind.as_ref().is_ok_and(FileTypeExt::is_block_device);
+        if is_device {
+            if !args.in_place {
+                let message = format!(
+                    "{} is a block device: give --in-place to overwrite what it holds",
+                    path.display()
+                );
+                return Err(CliError::Failed(message));
+            }
+            let target = Arc::new(Target::open_in_place(path, root.size_bytes)?);
+            return Ok(Self { target, in_place: true, resumes: false, mark: None });
+        }
+        let mark = mark_of(path);
+        let resumes =
+            fs::read_to_string(&mark).is_ok_and(|id| id.trim() == snapshot.id.to_string());
+        if kind.is_ok() && (args.in_place || resumes) {
+            let mut target = Target::open_in_place(path, 0)?;
+            target.set_size(root.size_bytes)?;
+            let resumes = resumes && !args.in_place;
+            let mark = resumes.then_some(mark);
+            return Ok(Self { target: Arc::new(target), in_place: true, resumes, mark });
+        }
+        if kind.is_ok() {
+            let message = format!(
+                "{} exists already. Choose another target, or give --in-place to overwrite what differs",
+                path.display()
+            );
+            return Err(CliError::Failed(message));
+        }
+        // The mark is there before the file is: an unfinished file is never without one.
+        let what = format!("cannot write to {}", mark.display());
+        fs::write(&mark, snapshot.id.to_string()).map_err(CliError::io(what))?;
+        let target = Target::create(path, root.size_bytes).inspect_err(|_| {
+            drop(fs::remove_file(&mark));
+        })?;
+        let mark = Some(mark);
+        Ok(Self { target: Arc::new(target), in_place: false, resumes: false, mark })
+    }
+
+    /// Everything is on disk: the mark goes.
+    fn finish(self) -> Result<(), CliError> {
+        let Some(mark) = self.mark else { return Ok(()) };
+        let what = format!("cannot remove {}", mark.display());
+        fs::remove_file(&mark).map_err(CliError::io(what))
+    }
+}
+
+fn mark_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".salvor-restoring");
+    PathBuf::from(name)
+}
+
+fn restore_directory(
+    context: &Context,
+    args: &RestoreArgs,
+    opened: &Opened,
+) -> Result<Exit, CliError> {
+    let started = Instant::now();
+    let subtree = args.path.as_deref().map(tree_path).transpose()?.unwrap_or_default();
+    let what = format!("cannot restore to {}", args.target.display());
+    let target = std::path::absolute(&args.target).map_err(CliError::io(what))?;
+    let mark = mark_of(&target);
+    let resumes = !args.in_place
+        && fs::read_to_string(&mark).is_ok_and(|id| id.trim() == opened.snapshot.id.to_string());
+    if resumes {
+        context.ui.note("going on with an interrupted restore: files that are complete are kept");
+    }
+    let options = RestoreOptions {
+        in_place: args.in_place || resumes,
+        delete: args.delete,
+        owner: !args.no_owner,
+        no_sparse: args.no_sparse,
+        sync: true,
+        workers: 0,
+        scratch: std::env::temp_dir(),
+    };
+    let source = Batched(&opened.reader);
+    let progress = tree::Progress::default();
+    let job = RestoreJob {
+        source: &source,
+        root: &opened.snapshot.root,
+        subtree: &subtree,
+        target: &target,
+        options: &options,
+        progress: &progress,
+        cancel: &context.cancel,
+    };
+    let marked = !args.in_place && !resumes && is_free(&target);
+    if marked {
+        let what = format!("cannot write to {}", mark.display());
+        fs::write(&mark, opened.snapshot.id.to_string()).map_err(CliError::io(what))?;
+    }
+    let total = opened.snapshot.sizes.logical;
+    let status = || {
+        let totals = progress.totals();
+        let message = format!("{} entries", units::count(totals.entries));
+        let extra = json!(totals);
+        let total = if subtree.is_empty() { total } else { 0 };
+        Status { done: totals.bytes, total, in_bytes: true, message, extra }
+    };
+    let mut damaged = false;
+    let mut on_issue = |issue: &tree::Issue| {
+        damaged |= issue.kind == tree::IssueKind::Damaged;
+        context.ui.warn(&issue.to_string());
+    };
+    let result = context.ui.watch("restore", status, || restore_tree(job, &mut on_issue));
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(TreeError::Cancelled) => {
+            return Err(CliError::Interrupted(
+                "interrupted. Run the same command again: it goes on from what is there".into(),
+            ));
+        }
+        Err(error) => {
+            if marked && is_free(&target) {
+                drop(fs::remove_file(&mark));
+            }
+            return Err(error.into());
+        }
+    };
+    if marked || resumes {
+        let what = format!("cannot remove {}", mark.display());
+        fs::remove_file(&mark).map_err(CliError::io(what))?;
+    }
+    report_tree(context, args, opened, &outcome, started);
+    Ok(match (damaged, outcome.issues.count == 0) {
+        (true, _) => Exit::Damaged,
+        (false, false) => Exit::Partial,
+        (false, true) => Exit::Done,
+    })
+}
+
+/// Whether nothing is there yet.
+fn is_free(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn report_tree(
+    context: &Context,
+    args: &RestoreArgs,
+    opened: &Opened,
+    outcome: &tree::restore::RestoreOutcome,
+    started: Instant,
+) {
+    let seconds = started.elapsed().as_secs_f64();
+    let totals = &outcome.totals;
+    context.ui.say(&format!(
+        "restored snapshot {} to {}\n  {} entries, {} in {seconds:.1} s ({}); {} files were right already",
+        short(&opened.snapshot.id),
+        args.target.display(),
+        units::count(totals.entries),
+        units::bytes(totals.bytes),
+        units::rate(totals.moved_bytes, seconds),
+        units::count(totals.unchanged_files),
+    ));
+    if outcome.issues.count > 0 {
+        context.ui.warn(&format!(
+            "{} things could not be restored as they were",
+            units::count(outcome.issues.count)
+        ));
+    }
+    context.ui.object(&json!({
+        "type": "restore",
+        "snapshot": opened.snapshot.id.to_string(),
+        "seconds": seconds,
+        "totals": totals,
+        "issues": outcome.issues.named,
+        "issue_count": outcome.issues.count,
+    }));
+}

@@ -1,0 +1,126 @@
+//! `salvor snapshots`, and how snapshots are shown everywhere.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use repo_format::id::SnapshotId;
+use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
+use repository::view::View;
+use serde_json::{Value, json};
+
+use super::args::SnapshotsArgs;
+use super::context::Context;
+use super::error::{CliError, Exit};
+use super::units;
+
+pub(super) fn run(context: &Context, args: &SnapshotsArgs) -> Result<Exit, CliError> {
+    let tags = parse_tags(&args.tags)?;
+    let repository = context.open()?;
+    let view = View::for_reading(&repository)?;
+    let snapshots: Vec<&Snapshot> = view
+        .snapshots()
+        .into_iter()
+        .filter(|snapshot| args.name.as_ref().is_none_or(|name| *name == snapshot.name))
+        .filter(|snapshot| tags.iter().all(|tag| snapshot.tags.contains(tag)))
+        .collect();
+    if context.ui.json {
+        let list: Vec<Value> = snapshots.iter().map(|snapshot| to_json(snapshot)).collect();
+        context.ui.object(&json!({ "type": "snapshots", "snapshots": list }));
+    } else if snapshots.is_empty() {
+        context.ui.say("no snapshots");
+    } else {
+        context.ui.print(&table(&snapshots));
+    }
+    Ok(Exit::Done)
+}
+
+fn table(snapshots: &[&Snapshot]) -> String {
+    let mut table = new_table(&["ID", "Time", "Name", "Kind", "Size", "New", "Stored", ""]);
+    for column in [4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for snapshot in snapshots {
+        let remark = match snapshot.completeness {
+            Completeness::Incomplete => format!("incomplete: {} issues", snapshot.issue_count),
+            _ => String::new(),
+        };
+        let tags: Vec<String> =
+            snapshot.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        table.add_row([
+            short(&snapshot.id),
+            units::time(snapshot.started_ns),
+            snapshot.name.clone(),
+            kind(snapshot.kind).to_owned(),
+            units::bytes(snapshot.sizes.logical),
+            units::bytes(snapshot.sizes.new_plain),
+            units::bytes(snapshot.sizes.new_stored),
+            [tags.join(" "), remark].join(" ").trim().to_owned(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A table without lines, as terminals and `awk` like it.
+pub(super) fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(header.iter().copied());
+    table
+}
+
+pub(super) const fn kind(kind: VolumeKind) -> &'static str {
+    match kind {
+        VolumeKind::Block => "volume",
+        VolumeKind::Tree => "tree",
+    }
+}
+
+/// Enough of an id for people; any unique beginning is accepted back.
+pub(super) fn short(id: &SnapshotId) -> String {
+    id.to_string().chars().take(12).collect()
+}
+
+pub(super) fn parse_tags(texts: &[String]) -> Result<Vec<(String, String)>, CliError> {
+    let mut tags = Vec::with_capacity(texts.len());
+    for text in texts {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| CliError::Usage(format!("`{text}` is not KEY=VALUE")))?;
+        tags.push((key.to_owned(), value.to_owned()));
+    }
+    tags.sort();
+    Ok(tags)
+}
+
+pub(super) fn to_json(snapshot: &Snapshot) -> Value {
+    let sizes = &snapshot.sizes;
+    let issues: Vec<Value> = snapshot
+        .issues
+        .iter()
+        .map(|issue| json!({ "what": issue.what, "why": issue.why }))
+        .collect();
+    let tags: serde_json::Map<String, Value> =
+        snapshot.tags.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    json!({
+        "snapshot": snapshot.id.to_string(),
+        "name": snapshot.name,
+        "kind": kind(snapshot.kind),
+        "complete": snapshot.completeness == Completeness::Complete,
+        "host": snapshot.host,
+        "source": snapshot.source,
+        "tags": tags,
+        "started": units::rfc3339(snapshot.started_ns),
+        "finished": units::rfc3339(snapshot.finished_ns),
+        "parent": snapshot.parent.map(|id| id.to_string()),
+        "logical_bytes": sizes.logical,
+        "allocated_bytes": sizes.allocated,
+        "read_bytes": sizes.read,
+        "new_bytes": sizes.new_plain,
+        "stored_bytes": sizes.new_stored,
+        "entries": sizes.entries,
+        "issue_count": snapshot.issue_count,
+        "issues": issues,
+        "program": snapshot.program,
+    })
+}
