@@ -400,8 +400,8 @@ pub struct FinishedPack {
     pub buffer: PackBuffer,
 }
 
-/// The next Padmé length (at most 12 % more, leaking O(log log len) bits), on the grid,
-/// [`PADDED_MIN`] at least.
+/// The next Padmé length on the grid, [`PADDED_MIN`] at least: 32 lengths per doubling, at most a
+/// sixteenth more.
 fn padme_len(len: usize) -> usize {
     let len = len.max(PADDED_MIN);
     let exponent = len.ilog2();

@@ -52,6 +52,7 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     let options =
         WriterOptions { compression: args.compression.0, packs: budget.packs, cluster: CLUSTER };
     let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
+    context.check_witness(&repository, writer.view())?;
     for problem in unreadable {
         context.ui.warn(&format!("{problem}; what it lists is stored again"));
     }

@@ -11,7 +11,7 @@ use repository::reader::Reader;
 use repository::store::{Location, Store};
 use repository::view::View;
 use repository::writer::sync_index;
-use repository::{Repository, UnlockSecret};
+use repository::{Repository, RepositoryError, UnlockSecret};
 use zeroize::Zeroizing;
 
 use super::args::{Global, IoEngine};
@@ -94,7 +94,7 @@ impl Context {
     pub(crate) fn index(&self, repository: &Repository) -> Result<Arc<Index>, CliError> {
         let budget = self.budget(1 << repository.config().chunk_log2);
         let index = Index::open(&self.cache_dir(), repository.id(), budget.index_bytes)
-            .map_err(repository::RepositoryError::from)?;
+            .map_err(RepositoryError::from)?;
         for notice in index.take_notices() {
             self.ui.note(&notice.to_string());
         }
@@ -112,6 +112,36 @@ impl Context {
             self.ui.warn(&problem);
         }
         Ok(Reader::new(repository, index))
+    }
+
+    /// The highest catalog version this machine saw, if it saw any.
+    pub(crate) fn witness(&self, repository: &Repository) -> Option<u64> {
+        std::fs::read_to_string(self.witness_file(repository)).ok()?.trim().parse().ok()
+    }
+
+    /// Remembers the newest catalog, and refuses one that is older than what was seen before: the
+    /// storage was rolled back, or objects were removed from it.
+    pub(crate) fn check_witness(
+        &self,
+        repository: &Repository,
+        view: &View,
+    ) -> Result<(), CliError> {
+        let found = view.head.catalog.n;
+        let seen = self.witness(repository).unwrap_or(0);
+        if found < seen {
+            return Err(RepositoryError::RolledBack { seen, found }.into());
+        }
+        if found > seen || seen == 0 {
+            let file = self.witness_file(repository);
+            // A cache that cannot be written to remembers nothing, and that is all.
+            drop(std::fs::create_dir_all(self.cache_dir()));
+            drop(std::fs::write(file, found.to_string()));
+        }
+        Ok(())
+    }
+
+    fn witness_file(&self, repository: &Repository) -> PathBuf {
+        self.cache_dir().join(format!("{}.head", repository.id()))
     }
 
     pub(crate) fn engine(&self) -> Result<Engine, CliError> {

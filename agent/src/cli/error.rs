@@ -33,7 +33,6 @@ impl Exit {
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message is its doc")]
 pub(crate) enum CliError {
     #[error(transparent)]
     Repository(#[from] RepositoryError),

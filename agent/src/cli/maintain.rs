@@ -118,6 +118,7 @@ fn run_prune(
     max_repack: Share,
     fence_after: Duration,
 ) -> Result<Exit, CliError> {
+    context.check_witness(repository, &View::for_reading(repository)?)?;
     let budget = context.budget(1 << repository.config().chunk_log2);
     let index = context.index(repository)?;
     let options = PruneOptions {

@@ -163,7 +163,7 @@ impl Reader {
     ///
     /// The index failed; the store failed while packs were looked through.
     pub fn locate(&self, id: &ChunkId) -> Result<Vec<Place>, RepositoryError> {
-        let mut places = self.locate(id)?;
+        let places = self.index.locate(id)?;
         if places.is_empty() {
             return Ok(self.rescue()?.locate(id).into_iter().collect());
         }
@@ -289,7 +289,7 @@ impl Reader {
     /// [`RepositoryError::MissingChunk`], [`RepositoryError::DamagedChunk`], or the store cannot
     /// be reached.
     pub fn fetch_one(&self, id: &ChunkId, plain: &mut Vec<u8>) -> Result<(), RepositoryError> {
-        let places = self.index.locate(id)?;
+        let mut places = self.locate(id)?;
         if places.is_empty() {
             return Err(RepositoryError::MissingChunk { id: *id });
         }

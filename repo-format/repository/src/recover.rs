@@ -82,15 +82,22 @@ pub(crate) fn page_names(
 
 /// Puts a catalog together.
 ///
+/// * `floor`: a version that is known to have existed, or 0.
+/// * `went_back`: whether a newer catalog than the newest that is there is known to be lost.
+///
 /// # Errors
 ///
 /// The store failed. That nothing is left is no error: the catalog is then as of an empty
 /// repository, with every segment that is stored.
-pub(crate) fn newest_readable(repository: &Repository) -> Result<Recovered, RepositoryError> {
+pub(crate) fn newest_readable(
+    repository: &Repository,
+    floor: u64,
+    went_back: bool,
+) -> Result<Recovered, RepositoryError> {
     let numbers = catalog_numbers(repository)?;
     let pages = page_names(repository)?;
     let newest = numbers.last().copied().unwrap_or(0);
-    let top = pages.last().map_or(newest, |(n, _)| newest.max(*n));
+    let top = pages.last().map_or(newest, |(n, _)| newest.max(*n)).max(floor);
     let mut warnings = Vec::new();
     let mut found = None;
     for n in numbers.iter().rev() {
@@ -103,7 +110,7 @@ pub(crate) fn newest_readable(repository: &Repository) -> Result<Recovered, Repo
             Err(error) => return Err(error),
         }
     }
-    let is_newest = found.as_ref().is_some_and(|(catalog, _)| catalog.n == newest);
+    let is_newest = !went_back && found.as_ref().is_some_and(|(catalog, _)| catalog.n == newest);
     let is_any = found.is_some();
     let (catalog, hash) = found.unwrap_or_default();
     if !is_newest {

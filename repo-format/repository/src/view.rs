@@ -172,7 +172,7 @@ impl View {
         let (head, warnings) = match catalog::newest(repository) {
             Ok(head) => (head, Vec::new()),
             Err(error) if recover::is_lost(&error) => {
-                let recovered = recover::newest_readable(repository)?;
+                let recovered = recover::newest_readable(repository, 0, false)?;
                 // A session is removed before its register, and only once it is folded: into the
                 // lost catalog, as it seems.
                 sessions.extend(&registers);

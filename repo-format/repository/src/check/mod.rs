@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use repo_format::id::{ChunkId, PackName, SessionId, SnapshotId};
 use repo_format::snapshot::Snapshot;
 
-use crate::gc::{self, Watch};
+use crate::gc::{self, Unwatched, Watch};
 use crate::index::Index;
 use crate::recover::describe;
 use crate::view::View;
@@ -88,6 +88,29 @@ pub fn verify(
     Ok(report)
 }
 
+/// What is wrong with the catalog chain, its pages among it.
+///
+/// # Errors
+///
+/// The store cannot be reached.
+pub(crate) fn chain_problems(
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    witness: Option<u64>,
+) -> Result<Vec<Problem>, RepositoryError> {
+    let findings = Findings::default();
+    let options = VerifyOptions { witness, ..VerifyOptions::default() };
+    let mut checker = Checker::new(repository, index, &options, &Unwatched, &findings)?;
+    checker.check_records()?;
+    checker.check_sessions()?;
+    let mut report = VerifyReport::default();
+    findings.into_report(&mut report);
+    report.problems.retain(|problem| {
+        problem.object.starts_with("cat/") || problem.object.starts_with("cpg/")
+    });
+    Ok(report.problems)
+}
+
 struct Checker<'a> {
     repository: &'a Arc<Repository>,
     index: &'a Arc<Index>,
@@ -147,12 +170,12 @@ impl<'a> Checker<'a> {
         self.step("listing packs")?;
         self.check_packs()?;
         self.step("reading manifests")?;
-        let needed = self.check_manifests()?;
+        let needs = self.check_manifests()?;
         if let Some(share) = self.options.read_data {
             self.step("reading packs")?;
-            self.read_packs(share, &needed)?;
+            self.read_packs(share, &needs.packs)?;
         }
-        self.name_damage()?;
+        self.name_damage(&needs)?;
         self.judge_known_bad();
         if self.options.record {
             self.record();

@@ -1,13 +1,13 @@
 //! The config, the key slots and the catalog chain.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use repo_format::catalog::{Catalog, PageRef};
+use repo_format::catalog::{Catalog, PageRef, page_of};
 use repo_format::config::Config;
 use repo_format::key::ObjectKey;
 use repo_format::limits::RECORD_BYTES_MAX;
 
-use super::Checker;
+use super::{Checker, sessions};
 use crate::catalog;
 use crate::gc::CATALOGS_KEPT;
 use crate::recover::{catalog_numbers, describe, is_lost, page_names};
@@ -146,6 +146,7 @@ impl Checker<'_> {
                 pages.insert((page.n, page.nonce), (*page, *n));
             }
         }
+        let mut lost = HashSet::new();
         for (page, n) in pages.into_values() {
             let key = ObjectKey::CatalogPage { n: page.n, nonce: page.nonce };
             match catalog::load_page(self.repository, &page) {
@@ -157,10 +158,33 @@ impl Checker<'_> {
                 }
                 Err(RepositoryError::Store(StoreError::Missing { .. }))
                     if self.is_trimmed(n)? => {}
-                Err(error) if is_lost(&error) => self.findings.problem(key, describe(&error)),
+                Err(error) if is_lost(&error) => {
+                    self.findings.problem(key, describe(&error));
+                    lost.insert((page.n, page.nonce));
+                }
                 Err(error) => return Err(error),
             }
         }
+        if let Some((catalog, _)) = chain.values().last() {
+            self.count_unknown(catalog, &lost);
+        }
         Ok(())
+    }
+
+    /// Snapshots of lost pages of the newest catalog that no other object tells of.
+    fn count_unknown(&self, newest: &Catalog, lost: &HashSet<(u64, u64)>) {
+        let count = newest.pages.len();
+        for (position, page) in newest.pages.iter().enumerate() {
+            let Some(page) = page.filter(|page| lost.contains(&(page.n, page.nonce))) else {
+                continue;
+            };
+            let found = self.view.head.snapshots.keys().filter(|id| page_of(id, count) == position);
+            let unknown = u64::from(page.snapshots).saturating_sub(found.count() as u64);
+            let key = ObjectKey::CatalogPage { n: page.n, nonce: page.nonce };
+            for number in 1..=unknown {
+                let id = format!("unknown {number} of {unknown} on {key}");
+                self.findings.damaged_snapshot(sessions::lost(&id, None));
+            }
+        }
     }
 }

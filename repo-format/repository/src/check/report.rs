@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 
-use repo_format::id::{PackName, SnapshotId};
+use repo_format::id::PackName;
 use serde::Serialize;
 
 use crate::packer::lock;
@@ -48,9 +48,9 @@ pub struct Problem {
 /// A snapshot that cannot be restored in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedSnapshot {
-    /// Its id.
+    /// Its id; `unknown`, with the catalog page that listed it, if its own record is lost.
     pub id: String,
-    /// Its name; empty if the snapshot's own record is lost.
+    /// Its name; empty if its own record is lost.
     pub name: String,
     /// When it was begun, in nanoseconds since 1970.
     pub started_ns: i64,
@@ -117,7 +117,7 @@ struct Inner {
     more: u64,
     bad_packs: BTreeSet<PackName>,
     sound_packs: HashSet<PackName>,
-    lost_snapshots: BTreeMap<SnapshotId, DamagedSnapshot>,
+    damaged_snapshots: BTreeMap<String, DamagedSnapshot>,
 }
 
 impl Findings {
@@ -134,6 +134,10 @@ impl Findings {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.inner).problems.is_empty()
+    }
+
     pub(super) fn bad_pack(&self, pack: PackName) {
         lock(&self.inner).bad_packs.insert(pack);
     }
@@ -146,8 +150,8 @@ impl Findings {
         lock(&self.inner).sound_packs.insert(pack);
     }
 
-    pub(super) fn damaged_snapshot(&self, id: SnapshotId, damaged: DamagedSnapshot) {
-        lock(&self.inner).lost_snapshots.insert(id, damaged);
+    pub(super) fn damaged_snapshot(&self, damaged: DamagedSnapshot) {
+        lock(&self.inner).damaged_snapshots.insert(damaged.id.clone(), damaged);
     }
 
     pub(super) fn bad_packs(&self) -> BTreeSet<PackName> {
@@ -167,7 +171,7 @@ impl Findings {
         report.bad_packs = inner.bad_packs.iter().map(ToString::to_string).collect();
         report.sound_packs = inner.sound_packs.iter().map(ToString::to_string).collect();
         report.sound_packs.sort();
-        report.damaged_snapshots = inner.lost_snapshots.into_values().collect();
+        report.damaged_snapshots = inner.damaged_snapshots.into_values().collect();
         report.damaged_snapshots.sort_by(|a, b| (a.started_ns, &a.id).cmp(&(b.started_ns, &b.id)));
     }
 }

@@ -59,6 +59,28 @@ impl Draft {
         }
     }
 
+    /// A session that is folded although its record or its register is lost: a repair decided so.
+    /// A root that is taken in this way is younger than everything condemned, so that each
+    /// verdict checks it.
+    pub(crate) fn settle(
+        &mut self,
+        id: &SessionId,
+        segments: &[SegmentRef],
+        snapshot: Option<&Snapshot>,
+        now_s: u64,
+    ) {
+        let listed = &self.catalog.segments;
+        let new = segments.iter().filter(|segment| !listed.contains(segment)).copied();
+        let new: Vec<SegmentRef> = new.collect();
+        self.catalog.segments.extend(new);
+        if let Some(snapshot) = snapshot {
+            let listed = Listed { since: self.n, snapshot: snapshot.clone() };
+            self.snapshots.insert(snapshot.id, listed);
+        }
+        self.catalog.folded.push(Folded { session: *id, at_s: now_s });
+        self.changed = true;
+    }
+
     /// forget: the snapshot stays a root for verdicts on what was condemned before.
     pub(crate) fn forget(&mut self, id: &SnapshotId) -> bool {
         let Some(listed) = self.snapshots.remove(id) else { return false };

@@ -28,7 +28,7 @@ use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{Repository, RepositoryError, catalog};
 use draft::Draft;
 use mark::Marks;
-pub(crate) use sweep::CATALOGS_KEPT;
+pub(crate) use sweep::{CATALOGS_KEPT, clean_sessions};
 
 /// Transitions are tried again when another maintainer was faster, this often.
 const TRIES: u32 = 32;

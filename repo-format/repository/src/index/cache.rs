@@ -366,6 +366,17 @@ impl Cache {
         }))
     }
 
+    pub(super) fn once_listed(&self, each: &mut dyn FnMut(&PackName)) -> Result<(), IndexError> {
+        let view = self.view();
+        self.watch(self.database.each_record(records::PACKS, &mut |key, value| {
+            let number = records::read_pack_key(key)?;
+            if view.state(number) == PackState::Unlisted && view.flags(number) & COMPLETE != 0 {
+                each(&records::read_pack(value)?.identity.name);
+            }
+            Some(ControlFlow::Continue(()))
+        }))
+    }
+
     pub(super) fn entries(
         &self,
         each: &mut dyn FnMut(&Prefix, &Place, PackState) -> ControlFlow<()>,

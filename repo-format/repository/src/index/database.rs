@@ -91,6 +91,7 @@ impl Database {
 
     /// Writes records, all or none. They are durable after [`Self::flush`].
     pub(super) fn write(&self, batch: WriteBatch) -> Result<(), IndexError> {
+        step();
         let mut options = WriteOptions::new();
         options.disable_wal(true);
         self.db.write_opt(batch, &options).map_err(failed)
@@ -98,6 +99,7 @@ impl Database {
 
     /// Makes the records durable that were written so far.
     pub(super) fn flush(&self) -> Result<(), IndexError> {
+        step();
         let mut options = FlushOptions::new();
         options.set_wait(true);
         self.db.flush_opt(&options).map_err(failed)
@@ -105,6 +107,7 @@ impl Database {
 
     /// Takes a finished table of entries in. It is durable then.
     pub(super) fn ingest(&self, table: &Path) -> Result<(), IndexError> {
+        step();
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_cf_opts(self.entries()?, &options, vec![table]).map_err(failed)
@@ -119,6 +122,7 @@ impl Database {
 
     /// Rewrites all entries, without those of packs that were given up.
     pub(super) fn compact(&self) -> Result<(), IndexError> {
+        step();
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         let none: Option<&[u8]> = None;
@@ -205,6 +209,15 @@ impl Lookup<'_> {
         self.places.status().map_err(damaged)
     }
 }
+
+/// Comes before every change of the database: where tests kill the process.
+#[cfg(test)]
+fn step() {
+    super::tests::step();
+}
+
+#[cfg(not(test))]
+const fn step() {}
 
 pub(super) fn damaged(error: impl Into<BoxError>) -> IndexError {
     IndexError::Damaged(error.into())

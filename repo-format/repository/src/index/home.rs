@@ -88,7 +88,9 @@ impl Home {
             [] => rebuilt("it was found damaged".to_owned()),
             [folder] => match Cache::open(folder, repository, memory_bytes, tuning) {
                 Ok(Some(cache)) => {
-                    damaged.iter().for_each(|folder| remove(folder));
+                    for folder in &damaged {
+                        remove(folder);
+                    }
                     return Ok(cache);
                 }
                 Ok(None) => {}
@@ -107,15 +109,20 @@ impl Home {
         tuning: Tuning,
         first: u32,
     ) -> Result<Cache, IndexError> {
-        for folder in self.databases().map_err(failed)? {
-            // It may be open still, so that it cannot be removed whole.
-            mark_damaged(&folder);
-            remove(&folder);
-        }
+        self.clear().map_err(failed)?;
         let name = random_name().map_err(failed)?;
         let folder = self.path.join(format!("{DATABASE}{name}"));
         fs::create_dir(&folder).map_err(failed)?;
         Cache::create(&folder, repository, memory_bytes, tuning, first)
+    }
+
+    /// Gives the space back. A database that is open still may not go whole, and is marked.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        for folder in self.databases()? {
+            mark_damaged(&folder);
+            remove(&folder);
+        }
+        Ok(())
     }
 
     fn databases(&self) -> io::Result<Vec<PathBuf>> {

@@ -279,6 +279,8 @@ impl Index {
         } else {
             let (cache, private) =
                 open_private(home.path(), &self.repository, self.memory_bytes, self.tuning, first)?;
+            // Whoever fills the disk may need the space more.
+            let _ = home.clear();
             *home = private;
             (cache, Notice::Private { why })
         };
@@ -366,6 +368,16 @@ impl Index {
         each: &mut dyn FnMut(u32, &PackRow, PackState) -> ControlFlow<()>,
     ) -> Result<(), IndexError> {
         self.cache().packs(each)
+    }
+
+    /// Hands out packs that a view listed once, in full, and the current one does not. Only a
+    /// hint: the cache forgets such packs when they are many, and when it is rebuilt.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Damaged`].
+    pub fn once_listed(&self, each: &mut dyn FnMut(&PackName)) -> Result<(), IndexError> {
+        self.cache().once_listed(each)
     }
 
     /// Hands out the entries of all listed packs, ascending by chunk.

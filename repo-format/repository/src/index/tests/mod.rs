@@ -5,6 +5,8 @@ mod processes;
 mod random;
 mod rules;
 
+pub(super) use processes::step;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;

@@ -1,0 +1,131 @@
+//! Every kind of object × every kind of damage: it is named, and nothing wrong is given back.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use repo_format::key::{ObjectKey, Prefix};
+
+use super::fixture::{Damage, Fixture};
+use crate::view::View;
+use crate::{RepositoryError, catalog};
+
+const FLIPS: usize = 64;
+
+fn kind(key: &ObjectKey) -> &'static str {
+    key.prefix().map_or("config", Prefix::folder)
+}
+
+#[test]
+fn a_sound_repository_is_clean() {
+    let fixture = Fixture::new();
+    for opened in [fixture.open_warm().unwrap(), fixture.open_cold().unwrap()] {
+        let report = fixture.verify(&opened, Some(0));
+        assert!(report.is_clean(), "{report:#?}");
+        assert_eq!(report.checked.snapshots, 4);
+        assert!(report.checked.packs_read >= 4, "{report:#?}");
+        assert!(report.checked.chunks_read >= 20, "{report:#?}");
+        assert_eq!(fixture.read_back(&opened).len(), 4);
+    }
+    let kinds: std::collections::BTreeSet<_> = fixture.objects().iter().map(kind).collect();
+    let expected = ["cat", "com", "config", "cpg", "keys", "p", "ses", "x"];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
+}
+
+/// Damages the objects of one kind, one after the other.
+fn damage_each(wanted: &str, flips: usize) {
+    let fixture = Fixture::new();
+    let opened = fixture.open_warm().unwrap();
+    let newest = catalog::newest_number(&opened.repository).unwrap();
+    let own_slot = opened.repository.slots().unwrap().0;
+    let own_slot = own_slot.iter().find(|slot| slot.current).unwrap().id.clone();
+    drop(opened);
+    let is_wanted = |key: &ObjectKey| {
+        kind(key) == wanted && key.to_string() != format!("keys/{own_slot}")
+    };
+    let objects: Vec<ObjectKey> = fixture.objects().into_iter().filter(is_wanted).collect();
+    // The flips are spread over the objects of the kind.
+    let flips = flips.div_ceil(objects.len()).max(4);
+    for key in objects {
+        let path = fixture.path(&key);
+        let sound = fs::read(&path).unwrap();
+        for damage in Damage::all(sound.len(), flips) {
+            damage.apply(&path);
+            check_one(&fixture, &key, damage, newest);
+            fs::write(&path, &sound).unwrap();
+        }
+    }
+}
+
+fn check_one(fixture: &Fixture, key: &ObjectKey, damage: Damage, witness: u64) {
+    let what = format!("{key} {damage:?}");
+    let is_removed = matches!(damage, Damage::Removed);
+    let opened = match (key, is_removed) {
+        // A register that is gone looks as if it had never been: only who saw it knows.
+        (ObjectKey::Commit(_), true) => fixture.open_warm(),
+        _ => fixture.open_cold(),
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            assert_eq!(*key, ObjectKey::Config, "{what}: {error}");
+            let is_clear =
+                error.is_damage() || matches!(error, RepositoryError::NoRepository { .. });
+            assert!(is_clear, "{what}: {error}");
+            return;
+        }
+    };
+    if matches!((key, is_removed), (ObjectKey::KeySlot(_), true)) {
+        // A slot that was removed by hand is as one that was removed.
+        return;
+    }
+    let options = crate::check::VerifyOptions {
+        read_data: Some(1.0),
+        witness: Some(witness),
+        ..Default::default()
+    };
+    let report =
+        crate::check::verify(&opened.repository, &opened.index, &options, &crate::gc::Unwatched)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let named: BTreeMap<&str, &str> = report
+        .problems
+        .iter()
+        .map(|problem| (problem.object.as_str(), problem.what.as_str()))
+        .collect();
+    let is_named = named.contains_key(key.to_string().as_str())
+        || (is_removed && kind(key) == "cat" && named.contains_key("cat/"));
+    assert!(is_named, "{what} is not named: {report:#?}");
+    let whole = fixture.read_back(&opened);
+    let view = View::for_reading(&opened.repository).unwrap();
+    let unknown = report.damaged_snapshots.iter().any(|lost| lost.id.starts_with("unknown"));
+    for id in fixture.snapshots.keys() {
+        let is_blamed = report.damaged_snapshots.iter().any(|lost| lost.id == id.to_string())
+            || (unknown && !view.all_snapshots().contains_key(id));
+        let is_whole = whole.contains(id);
+        assert_eq!(is_blamed, !is_whole, "{what}, snapshot {id}: {report:#?}");
+        let is_listed = view.all_snapshots().contains_key(id);
+        assert!(is_listed || is_blamed, "{what} hides snapshot {id}");
+    }
+    for lost in &report.damaged_snapshots {
+        assert!(lost.path_count > 0 && !lost.paths.is_empty(), "{what}: {lost:?}");
+    }
+}
+
+macro_rules! matrix {
+    ($($name:ident: $kind:literal, $flips:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            damage_each($kind, $flips);
+        }
+    )*};
+}
+
+matrix! {
+    a_damaged_config_is_refused_with_a_reason: "config", FLIPS;
+    a_damaged_key_slot_is_named: "keys", FLIPS;
+    a_damaged_catalog_is_named_and_an_older_one_is_read: "cat", FLIPS;
+    a_damaged_catalog_page_is_named: "cpg", FLIPS;
+    a_damaged_session_is_named: "ses", FLIPS;
+    a_damaged_register_is_named_with_the_snapshot_that_it_held: "com", FLIPS;
+    a_damaged_segment_is_named_and_its_packs_are_read_by_their_tables: "x", FLIPS;
+    a_damaged_pack_is_named_with_what_it_held: "p", FLIPS;
+}
