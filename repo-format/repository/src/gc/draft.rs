@@ -115,13 +115,18 @@ impl Draft {
         self.changed |= self.catalog.condemned.len() != before;
     }
 
-    /// undie: a forgotten snapshot is dropped once nothing condemned before is left.
-    pub(crate) fn undie(&mut self) {
+    /// undie: a forgotten snapshot is dropped once nothing condemned before it is left and no
+    /// reader holds it. Never by the version that forgets it: only who lists the sessions after
+    /// that version exists sees every reader that was in time to pin it.
+    pub(crate) fn undie(&mut self, view: &View) {
         let condemned = &self.catalog.condemned;
+        let pins = pins(view);
         let before = self.catalog.dying.len();
-        self.catalog
-            .dying
-            .retain(|dying| condemned.iter().any(|condemned| condemned.since < dying.since));
+        self.catalog.dying.retain(|dying| {
+            dying.since > view.head.catalog.n
+                || condemned.iter().any(|condemned| condemned.since < dying.since)
+                || pins.contains(&dying.snapshot.id)
+        });
         self.changed |= self.catalog.dying.len() != before;
     }
 
@@ -193,18 +198,19 @@ pub(crate) fn verdict_roots(view: &View, since: u64) -> Vec<&Snapshot> {
         .collect()
 }
 
-/// Snapshots that open reader sessions hold.
-fn pinned(view: &View) -> impl Iterator<Item = &Snapshot> {
-    let catalog = &view.head.catalog;
-    let find = move |id: SnapshotId| {
-        let listed = view.head.snapshots.get(&id).map(|listed| &listed.snapshot);
-        let dying =
-            || catalog.dying.iter().map(|dying| &dying.snapshot).find(|other| other.id == id);
-        listed.or_else(dying)
-    };
+/// Ids that open reader sessions hold.
+fn pins(view: &View) -> HashSet<SnapshotId> {
     view.sessions
         .iter()
         .filter(|(id, _)| !view.registers.contains(id))
         .filter_map(|(_, session)| session.as_ref()?.pinned)
-        .filter_map(find)
+        .collect()
+}
+
+/// Snapshots that open reader sessions hold, forgotten ones among them.
+fn pinned(view: &View) -> impl Iterator<Item = &Snapshot> {
+    let pins = pins(view);
+    let listed = view.head.snapshots.values().map(|listed| &listed.snapshot);
+    let dying = view.head.catalog.dying.iter().map(|dying| &dying.snapshot);
+    listed.chain(dying).filter(move |snapshot| pins.contains(&snapshot.id))
 }

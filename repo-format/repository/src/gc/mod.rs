@@ -167,7 +167,7 @@ pub fn forget(
                 forgotten += 1;
             }
         }
-        draft.undie();
+        draft.undie(view);
         Ok(())
     })?;
     Ok(forgotten)
@@ -341,7 +341,7 @@ impl Pruner<'_> {
     fn fold(&mut self) -> Result<(), RepositoryError> {
         transition(self.repository, &mut self.view, |view, draft| {
             draft.fold(view, now_s());
-            draft.undie();
+            draft.undie(view);
             draft.drop_folded(view, now_s());
             Ok(())
         })?;
@@ -452,7 +452,7 @@ impl Pruner<'_> {
             let needed = mark::needed_of(reader, &judged, roots)?;
             rescued = needed.len() as u64;
             draft.pass_verdict(&judged, &needed);
-            draft.undie();
+            draft.undie(view);
             Ok(())
         })?;
         report.rescued_packs += rescued;
