@@ -37,10 +37,10 @@ fn any_bytes(pack_len: u64, bytes: &[u8]) {
     let place =
         TocPlace { offset: pack_len, len: rows.saturating_mul(36).saturating_add(20), rows };
     let _ = within(SMALL, || fuzzing::toc(bytes, &place));
-    if let Some((place, table)) = bytes.split_at_checked(16) {
-        if let Ok(place) = fuzzing::toc_place(place, pack_len) {
-            let _ = within(SMALL, || fuzzing::toc(table, &place));
-        }
+    if let Some((place, table)) = bytes.split_at_checked(16)
+        && let Ok(place) = fuzzing::toc_place(place, pack_len)
+    {
+        let _ = within(SMALL, || fuzzing::toc(table, &place));
     }
 }
 

@@ -245,7 +245,9 @@ impl<'a> Checker<'a> {
 
     fn judge_known_bad(&mut self) {
         let sound = self.findings.sound_packs();
-        for pack in self.known_bad.iter().filter(|pack| !sound.contains(*pack)) {
+        let dead = &self.view.head.catalog.dead;
+        let left = self.known_bad.iter().filter(|pack| !sound.contains(*pack) && !dead.contains(pack));
+        for pack in left {
             if self.needed_bad.contains(pack) {
                 let what = "it was found damaged before, and snapshots still depend on it. Back up \
                             the same sources again, or run `salvor verify --repair`";

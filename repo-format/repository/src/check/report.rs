@@ -121,6 +121,7 @@ struct Inner {
 }
 
 impl Findings {
+    #[expect(clippy::needless_pass_by_value, reason = "keys are small and come by value")]
     pub(super) fn problem(&self, object: impl ToString, what: impl Into<String>) {
         let mut inner = lock(&self.inner);
         let object = object.to_string();

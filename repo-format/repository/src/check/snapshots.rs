@@ -311,7 +311,7 @@ impl Namer<'_> {
                         self.names.add(&context);
                     }
                 }
-                Item::Link(path, target) => self.names.link(path, &target),
+                Item::Link(path, target) => self.names.link(&path, &target),
             }
         }
         Ok(())
@@ -434,9 +434,9 @@ impl Names {
         }
     }
 
-    fn link(&mut self, path: Vec<u8>, target: &[u8]) {
+    fn link(&mut self, path: &[u8], target: &[u8]) {
         if self.files.contains(target) {
-            self.push(printable(&path));
+            self.push(printable(path));
         }
     }
 

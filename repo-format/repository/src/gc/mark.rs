@@ -168,4 +168,14 @@ impl Visitor for Judge<'_> {
         }
         Ok(())
     }
+
+    /// What a damaged root needs cannot be known: nothing that is judged is given up. Without
+    /// this, a damaged snapshot that was forgotten would stop every verdict for ever.
+    fn unreadable(&mut self, error: RepositoryError, _: &Context) -> Result<(), RepositoryError> {
+        if error.is_damage() {
+            self.needed.extend(self.judged);
+            return Ok(());
+        }
+        Err(error)
+    }
 }

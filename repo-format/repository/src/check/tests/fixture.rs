@@ -39,7 +39,7 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// What a snapshot was made of: a volume's bytes, or files by path.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Content0 {
+pub(super) enum Source {
     Volume(Vec<u8>),
     Tree(BTreeMap<String, Vec<u8>>),
 }
@@ -57,8 +57,8 @@ pub(super) struct Opened {
 
 pub(super) struct Fixture {
     folder: TempDir,
-    pub(super) sources: BTreeMap<String, Content0>,
-    pub(super) snapshots: BTreeMap<SnapshotId, Content0>,
+    pub(super) sources: BTreeMap<String, Source>,
+    pub(super) snapshots: BTreeMap<SnapshotId, Source>,
 }
 
 impl Fixture {
@@ -73,13 +73,13 @@ impl Fixture {
         let mut fixture = Self { folder, sources: BTreeMap::new(), snapshots: BTreeMap::new() };
         let opened = fixture.open_warm().unwrap();
         let volume = noise(1, 5 * CHUNK + 1000);
-        fixture.back_up(&opened, "disk", Content0::Volume(volume.clone()));
-        fixture.back_up(&opened, "home", Content0::Tree(tree(1)));
-        fixture.prune(&opened);
+        fixture.back_up(&opened, "disk", Source::Volume(volume.clone()));
+        fixture.back_up(&opened, "home", Source::Tree(tree(1)));
+        opened.prune();
         let mut changed = volume;
         changed[2 * CHUNK..3 * CHUNK].copy_from_slice(&noise(2, CHUNK));
-        fixture.back_up(&opened, "disk", Content0::Volume(changed));
-        fixture.back_up(&opened, "home", Content0::Tree(tree(2)));
+        fixture.back_up(&opened, "disk", Source::Volume(changed));
+        fixture.back_up(&opened, "home", Source::Tree(tree(2)));
         fixture
     }
 
@@ -116,21 +116,33 @@ impl Fixture {
         Ok(Opened { repository, index, _cache: Some(cache) })
     }
 
-    pub(super) fn prune(&self, opened: &Opened) {
+}
+
+impl Opened {
+    pub(super) fn verify(&self, witness: Option<u64>) -> VerifyReport {
+        let options =
+            VerifyOptions { read_data: Some(1.0), record: true, witness, ..Default::default() };
+        verify(&self.repository, &self.index, &options, &Unwatched).unwrap()
+    }
+
+    pub(super) fn prune(&self) {
         let options = PruneOptions {
             dry_run: false,
             max_repack: 1.0,
             live_below: 0.5,
-            fence_after: Duration::from_secs(900),
+            fence_after: Duration::from_mins(15),
             memory_file: None,
             cluster: ClusterId::NONE,
             packs: packs(),
         };
-        gc::prune(&opened.repository, &opened.index, &options, &Unwatched).unwrap();
+        gc::prune(&self.repository, &self.index, &options, &Unwatched).unwrap();
     }
 
+}
+
+impl Fixture {
     /// Backs a source up and remembers what the snapshot must give.
-    pub(super) fn back_up(&mut self, opened: &Opened, name: &str, content: Content0) -> SnapshotId {
+    pub(super) fn back_up(&mut self, opened: &Opened, name: &str, content: Source) -> SnapshotId {
         let options = WriterOptions {
             compression: Compression::default(),
             packs: packs(),
@@ -139,8 +151,8 @@ impl Fixture {
         let (writer, _) =
             Writer::open(&opened.repository, Arc::clone(&opened.index), &options).unwrap();
         let (kind, root) = match &content {
-            Content0::Volume(bytes) => (VolumeKind::Block, put_volume(&writer, bytes)),
-            Content0::Tree(files) => (VolumeKind::Tree, put_tree(&writer, files)),
+            Source::Volume(bytes) => (VolumeKind::Block, put_volume(&writer, bytes)),
+            Source::Tree(files) => (VolumeKind::Tree, put_tree(&writer, files)),
         };
         let id = writer.finish(record(name, kind, root), Vec::new()).unwrap().id;
         self.sources.insert(name.to_owned(), content.clone());
@@ -155,12 +167,6 @@ impl Fixture {
         }
     }
 
-    pub(super) fn verify(&self, opened: &Opened, witness: Option<u64>) -> VerifyReport {
-        let options =
-            VerifyOptions { read_data: Some(1.0), record: true, witness, ..Default::default() };
-        verify(&opened.repository, &opened.index, &options, &Unwatched).unwrap()
-    }
-
     /// Reads every snapshot that is listed; none may give anything but what it was made of.
     /// Returns those that gave all of it.
     pub(super) fn read_back(&self, opened: &Opened) -> Vec<SnapshotId> {
@@ -171,8 +177,8 @@ impl Fixture {
         for (id, expected) in &self.snapshots {
             let Some(snapshot) = view.all_snapshots().get(id).copied() else { continue };
             let read = match snapshot.kind {
-                VolumeKind::Block => get_volume(&reader, &snapshot.root).map(Content0::Volume),
-                VolumeKind::Tree => get_tree(&reader, &snapshot.root).map(Content0::Tree),
+                VolumeKind::Block => get_volume(&reader, &snapshot.root).map(Source::Volume),
+                VolumeKind::Tree => get_tree(&reader, &snapshot.root).map(Source::Tree),
             };
             if let Ok(read) = read {
                 assert!(read == *expected, "snapshot {id} gives something else");

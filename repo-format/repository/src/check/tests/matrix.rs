@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use repo_format::frame::Compression;
+use repo_format::id::ClusterId;
 use repo_format::key::{ObjectKey, Prefix};
+use repo_format::pack::PackKind;
 
-use super::fixture::{Damage, Fixture};
+use super::fixture::{CHUNK, Source, Damage, Fixture, Opened, packs};
 use crate::view::View;
+use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{RepositoryError, catalog};
 
 const FLIPS: usize = 64;
@@ -19,7 +25,7 @@ fn kind(key: &ObjectKey) -> &'static str {
 fn a_sound_repository_is_clean() {
     let fixture = Fixture::new();
     for opened in [fixture.open_warm().unwrap(), fixture.open_cold().unwrap()] {
-        let report = fixture.verify(&opened, Some(0));
+        let report = opened.verify(Some(0));
         assert!(report.is_clean(), "{report:#?}");
         assert_eq!(report.checked.snapshots, 4);
         assert!(report.checked.packs_read >= 4, "{report:#?}");
@@ -128,4 +134,90 @@ matrix! {
     a_damaged_register_is_named_with_the_snapshot_that_it_held: "com", FLIPS;
     a_damaged_segment_is_named_and_its_packs_are_read_by_their_tables: "x", FLIPS;
     a_damaged_pack_is_named_with_what_it_held: "p", FLIPS;
+}
+
+fn remove_packs(fixture: &Fixture, opened: &Opened, kind: PackKind, name: &str) -> u64 {
+    let view = View::for_reading(&opened.repository).unwrap();
+    sync_index(&opened.repository, &opened.index, &view).unwrap();
+    let of_name: Vec<_> = view
+        .all_snapshots()
+        .into_values()
+        .filter(|snapshot| snapshot.name == name)
+        .map(|snapshot| snapshot.id)
+        .collect();
+    let mut removed = 0;
+    opened
+        .index
+        .packs(&mut |_, row, _| {
+            let identity = &row.identity;
+            if identity.kind == kind && of_name.contains(&identity.name.session) {
+                Damage::Removed.apply(&fixture.path(&ObjectKey::Pack(identity.name)));
+                removed += 1;
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    removed
+}
+
+#[test]
+fn what_is_lost_is_named_by_path_and_by_range() {
+    let fixture = Fixture::new();
+    let opened = fixture.open_cold().unwrap();
+    assert!(remove_packs(&fixture, &opened, PackKind::Data, "disk") > 0);
+    assert!(remove_packs(&fixture, &opened, PackKind::Data, "home") > 0);
+    let report = opened.verify(None);
+    let volume = format!("bytes 0..{}", 5 * CHUNK + 1000);
+    for lost in &report.damaged_snapshots {
+        let expected = match lost.name.as_str() {
+            "disk" => vec![volume.as_str()],
+            _ => vec!["a/whole", "b/changing", "b/huge", "c/last", "c/link"],
+        };
+        assert_eq!(lost.paths, expected);
+        assert_eq!(lost.path_count, expected.len() as u64);
+    }
+    assert_eq!(report.damaged_snapshots.len(), 4);
+}
+
+#[test]
+fn a_lost_manifest_is_everything() {
+    let fixture = Fixture::new();
+    let opened = fixture.open_cold().unwrap();
+    remove_packs(&fixture, &opened, PackKind::Meta, "home");
+    let report = opened.verify(None);
+    let lost: Vec<_> =
+        report.damaged_snapshots.iter().map(|lost| (lost.name.as_str(), &lost.paths)).collect();
+    let everything = vec!["everything".to_owned()];
+    assert_eq!(lost, [("home", &everything), ("home", &everything)]);
+}
+
+#[test]
+fn a_chunk_with_another_good_copy_is_not_lost() {
+    let fixture = Fixture::new();
+    let opened = fixture.open_cold().unwrap();
+    let options = WriterOptions {
+        compression: Compression::default(),
+        packs: packs(),
+        cluster: ClusterId::NONE,
+    };
+    let index = Arc::clone(&opened.index);
+    let (writer, _) = Writer::open(&opened.repository, index, &options).unwrap();
+    for content in fixture.snapshots.values() {
+        if let Source::Volume(bytes) = content {
+            for chunk in bytes.chunks(CHUNK) {
+                let id = opened.repository.keys().chunk_id(PackKind::Data, chunk);
+                writer.rewrite(PackKind::Data, &id, chunk).unwrap();
+            }
+        }
+    }
+    writer.finish_repack().unwrap();
+    let removed = remove_packs(&fixture, &opened, PackKind::Data, "disk");
+    let report = opened.verify(None);
+    assert_eq!((report.problem_count, report.bad_packs.len() as u64), (removed, removed));
+    assert!(report.damaged_snapshots.is_empty(), "{report:#?}");
+    assert_eq!(fixture.read_back(&opened).len(), 4);
+    // Written down, and nothing depends on them any more.
+    let again = opened.verify(None);
+    assert!(again.is_clean(), "{again:#?}");
+    assert_eq!(again.healed_packs.len() as u64, removed);
 }
