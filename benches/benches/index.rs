@@ -102,7 +102,8 @@ impl SegmentSource for MadeUp {
         for entry in 0..segment.entries {
             let slot = narrow(entry / packs);
             let id = self.present(number + entry * self.segments);
-            let row = Entry::new(&id, narrow(entry % packs), slot << 20, 1 << 20, slot);
+            let offset = 128 + (slot << 20);
+            let row = Entry::new(&id, narrow(entry % packs), offset, 1 << 20, slot);
             if each(Row::Entry(row)).is_break() {
                 return Ok(());
             }

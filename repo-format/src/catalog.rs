@@ -64,7 +64,8 @@ pub struct Folded {
 pub struct Catalog {
     /// Version, from 0.
     pub n: u64,
-    /// BLAKE3 of the sealed object of version n − 1; zeroes for version 0.
+    /// BLAKE3 of the sealed object of version n − 1; zeroes for version 0, and for one with which
+    /// a repair started the chain anew.
     pub previous: [u8; 32],
     /// Seconds since 1970, for people and for trimming old versions.
     pub created_s: u64,

@@ -9,19 +9,19 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repo_format::id::ChunkId;
 use repo_format::limits::PAGE_SLOTS;
-use repo_format::pack::PackKind;
+use repo_format::pack::{CHUNK_OVERHEAD, PackKind};
 use repo_format::snapshot::Issue;
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::RepositoryError;
 use repository::chunks::ChunkSource;
-use repository::reader::{Decoder, Range, Reader};
+use repository::reader::{Decoder, RANGE_BYTES_MAX, RANGE_GRID_BYTES, Range, Reader};
 
 use super::backup::BlockError;
 use super::plan::Grid;
 use super::{Progress, is_zero};
 use crate::volume::{
-    BufPool, Engine, PooledBuf, READ_DEPTH, ReadDone, ReadRequest, ReadSetup, Target, VolumeKind,
-    WRITE_DEPTH, WriteSetup, Writer, read_all,
+    AlignedBuf, BufPool, Engine, PooledBuf, READ_DEPTH, ReadDone, ReadRequest, ReadSetup, Target,
+    VolumeKind, WRITE_DEPTH, WriteSetup, Writer, read_all,
 };
 
 /// How to restore.
@@ -131,7 +131,7 @@ type Wants = HashMap<ChunkId, Vec<u64>>;
 struct Fetched {
     range: Range,
     wants: Arc<Wants>,
-    bytes: Vec<u8>,
+    bytes: AlignedBuf,
 }
 
 /// A range on its way to be fetched.
@@ -144,9 +144,13 @@ impl Run<'_> {
     fn pump(&self, root: &VolumeRoot) {
         let (plan_out, plan_in) = bounded::<Planned>(2 * self.setup.fetchers);
         let (fetch_out, fetch_in) = bounded::<Fetched>(1);
-        let (free_out, free_in) = bounded::<Vec<u8>>(self.setup.fetchers + self.setup.workers + 1);
-        for _ in 0..self.setup.fetchers + self.setup.workers + 1 {
-            drop(free_out.send(Vec::new()));
+        let buffers = self.setup.fetchers + self.setup.workers + 1;
+        let (free_out, free_in) = bounded::<AlignedBuf>(buffers);
+        for _ in 0..buffers {
+            match AlignedBuf::new(self.range_bytes()) {
+                Ok(buffer) => drop(free_out.send(buffer)),
+                Err(error) => return self.note(Err(error.into())),
+            }
         }
         std::thread::scope(|scope| {
             scope.spawn(move || self.note(self.plan(root, &plan_out)));
@@ -162,6 +166,12 @@ impl Run<'_> {
             // The threads hold what they need: a channel closes when its last user ends.
             drop((plan_in, fetch_out, fetch_in, free_in, free_out));
         });
+    }
+
+    /// The longest range that a plan can ask for.
+    fn range_bytes(&self) -> usize {
+        let one_chunk = self.grid.chunk_bytes() + 2 * RANGE_GRID_BYTES + CHUNK_OVERHEAD as u64;
+        usize::try_from(RANGE_BYTES_MAX.max(one_chunk)).unwrap_or(usize::MAX)
     }
 
     fn note(&self, result: Result<(), BlockError>) {
@@ -350,7 +360,7 @@ impl Run<'_> {
     fn fetch(
         &self,
         ranges: &Receiver<Planned>,
-        free: &Receiver<Vec<u8>>,
+        free: &Receiver<AlignedBuf>,
         fetched: &Sender<Fetched>,
     ) -> Result<(), BlockError> {
         for Planned { range, wants } in ranges {
@@ -358,13 +368,14 @@ impl Run<'_> {
                 continue;
             }
             let Ok(mut bytes) = free.recv() else { return Ok(()) };
-            match self.reader.fetch(&range, &mut bytes) {
+            bytes.set_len(range.len.min(bytes.capacity()));
+            match self.reader.fetch_into(&range, &mut bytes) {
                 Ok(()) => {
                     self.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     Progress::add(&self.progress.read, bytes.len() as u64);
                 }
                 // Chunk by chunk, the rest of a short pack and other copies are still tried.
-                Err(error) if error.is_damage() => bytes.clear(),
+                Err(error) if error.is_damage() => bytes.set_len(0),
                 Err(error) => return Err(error.into()),
             }
             if fetched.send(Fetched { range, wants, bytes }).is_err() {
@@ -377,7 +388,7 @@ impl Run<'_> {
     fn decode(
         &self,
         fetched: &Receiver<Fetched>,
-        free: &Sender<Vec<u8>>,
+        free: &Sender<AlignedBuf>,
     ) -> Result<(), BlockError> {
         let mut decoder = Decoder::new()?;
         for Fetched { range, wants, mut bytes } in fetched {

@@ -11,7 +11,7 @@ use repository::reader::Reader;
 use repository::store::{Location, Store};
 use repository::view::View;
 use repository::writer::sync_index;
-use repository::{Repository, RepositoryError, UnlockSecret};
+use repository::{Repository, RepositoryError, UnlockSecret, catalog};
 use zeroize::Zeroizing;
 
 use super::args::{Global, IoEngine};
@@ -129,7 +129,11 @@ impl Context {
         let found = view.head.catalog.n;
         let seen = self.witness(repository).unwrap_or(0);
         if found < seen {
-            return Err(RepositoryError::RolledBack { seen, found }.into());
+            // Another process of this machine may have noted a catalog younger than the view.
+            let found = catalog::newest_number(repository)?;
+            if found < seen {
+                return Err(RepositoryError::RolledBack { seen, found }.into());
+            }
         }
         if found > seen || seen == 0 {
             let file = self.witness_file(repository);

@@ -136,6 +136,8 @@ fn show(context: &Context, report: &VerifyReport) {
     } else if report.damaged_snapshots.is_empty() {
         ui.warn("damage was found, and every snapshot can still be restored in full");
     } else {
-        ui.warn("back up again: what the sources still have is stored anew, and heals the snapshots");
+        ui.warn(
+            "back up again: what the sources still have is stored anew, and heals the snapshots",
+        );
     }
 }

@@ -29,6 +29,7 @@ use super::filter::Filter;
 use super::large::Large;
 use super::links::{Links, Turn};
 use super::reader::TreeReader;
+use super::scout::{Hint, Hints, SCOUTS, scout};
 use super::walk::{WalkOptions, Walker};
 use super::{Issues, Progress, Stop, Totals, TreeError, TreeWriter};
 
@@ -177,6 +178,7 @@ pub fn backup_tree<'a>(
     let filter = Filter::new(&job.options.excludes)?;
     let stop = Stop::new(job.cancel);
     let memory = job.options.memory();
+    let (hints, hinted) = Hints::new();
     let walker = Walker::new(
         job.root,
         WalkOptions {
@@ -187,7 +189,9 @@ pub fn backup_tree<'a>(
             scratch: &job.options.scratch,
             stop: &stop,
         },
+        hints,
     )?;
+    let parents_source = parents.first().map(TreeReader::source);
     let batcher = Batcher::new(walker, job.cutter, parents);
     let links = Links::new(job.options.scratch.clone());
     let workers = job.options.worker_count();
@@ -196,6 +200,7 @@ pub fn backup_tree<'a>(
         sink: job.sink,
         chunker: job.chunker,
         has_chunk: job.has_chunk,
+        parents: parents_source,
         progress: job.progress,
         stop: &stop,
         links: &links,
@@ -203,37 +208,53 @@ pub fn backup_tree<'a>(
         help,
         helpers: (memory / 2 / (2 * job.chunker.sizes().max as usize)).clamp(1, workers),
     };
-    let (context, helped) = (&context, &helped);
+    let emitter = Emitter {
+        context: &context,
+        writer: TreeWriter::new(job.sink, job.cutter),
+        hooks,
+        issues: Issues::default(),
+        excluded: 0,
+        entries_at_checkpoint: 0,
+        scratch: &job.options.scratch,
+    };
+    run_threads(batcher, &hinted, workers, &helped, emitter)
+}
+
+/// Starts the walker, its scouts and the workers, and emits in this thread.
+fn run_threads(
+    batcher: Batcher<'_>,
+    hinted: &Receiver<Hint>,
+    workers: usize,
+    helped: &Receiver<Arc<Large>>,
+    emitter: Emitter<'_, '_>,
+) -> Result<TreeOutcome, TreeError> {
+    let context = emitter.context;
     std::thread::scope(|scope| {
-        let (batches_in, batches) = bounded::<Batch>(WINDOW);
+        let (to_workers, from_walker) = bounded::<Batch>(WINDOW);
         let (messages_in, messages) = bounded::<Message>(2 * WINDOW);
         let (window_in, window) = bounded::<()>(WINDOW);
         let (quit_in, quit) = bounded::<()>(0);
         let walk_in = messages_in.clone();
         scope.spawn(move || {
             let _watch = Watch(walk_in.clone());
-            let end = walk(batcher, context, &window_in, &batches_in);
+            let end = walk(batcher, context, &window_in, &to_workers);
             let _ = walk_in.send(Message::Walked(end));
         });
+        for _ in 0..SCOUTS {
+            scope.spawn(move || scout(hinted));
+        }
         for _ in 0..workers {
-            let (batches, quit, messages_in) = (batches.clone(), quit.clone(), messages_in.clone());
+            let (work_from, quit) = (from_walker.clone(), quit.clone());
+            let done_in = messages_in.clone();
             scope.spawn(move || {
-                let _watch = Watch(messages_in.clone());
-                work(context, &batches, helped, &quit, &messages_in);
+                let _watch = Watch(done_in.clone());
+                work(context, &work_from, helped, &quit, &done_in);
             });
         }
-        drop((messages_in, batches));
-        let emitter = Emitter {
-            context,
-            writer: TreeWriter::new(job.sink, job.cutter),
-            hooks,
-            issues: Issues::default(),
-            excluded: 0,
-            entries_at_checkpoint: 0,
-        };
+        drop((messages_in, from_walker));
         let outcome = emitter.run(&messages, &window);
         if outcome.is_err() {
-            stop.fail();
+            context.stop.fail();
         }
         drop((quit_in, window, messages));
         outcome
@@ -268,14 +289,14 @@ fn walk(
     mut batcher: Batcher<'_>,
     context: &Context<'_>,
     window: &Sender<()>,
-    batches: &Sender<Batch>,
+    to_workers: &Sender<Batch>,
 ) -> Result<WalkEnd, TreeError> {
     let mut count = 0;
     while let Some(batch) = batcher.next()? {
         Progress::add(&context.progress.found, batch.items.len() as u64);
         count += 1;
         // The emitter has gone: it has the reason.
-        if window.send(()).is_err() || batches.send(batch).is_err() {
+        if window.send(()).is_err() || to_workers.send(batch).is_err() {
             break;
         }
     }
@@ -332,6 +353,7 @@ struct Emitter<'a, 'h> {
     issues: Issues,
     excluded: u64,
     entries_at_checkpoint: u64,
+    scratch: &'a Path,
 }
 
 impl Emitter<'_, '_> {
@@ -375,7 +397,9 @@ impl Emitter<'_, '_> {
                     let walked = walked?;
                     end = walked.batches;
                     self.excluded = walked.excluded;
-                    walked.lost_parents.iter().for_each(|error| self.hooks.parent_lost(error));
+                    for error in &walked.lost_parents {
+                        self.hooks.parent_lost(error);
+                    }
                 }
                 Ok(Message::Died) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(TreeError::Cancelled);
@@ -432,10 +456,8 @@ impl Emitter<'_, '_> {
         let Some(key) = captured.link else { return Ok(Some(captured)) };
         let (path, nlink) = (&captured.entry.path, captured.entry.meta.nlink);
         let turn = self.context.links.turn(key, position, nlink, path);
-        let turn = turn.map_err(|source| TreeError::Scratch {
-            path: PathBuf::from("the scratch directory"),
-            source,
-        })?;
+        let turn =
+            turn.map_err(|source| TreeError::Scratch { path: self.scratch.to_owned(), source })?;
         match (turn, captured.retry.take()) {
             (Turn::Further(first), _) => {
                 captured.entry.content = Content::HardLink(first);
@@ -446,7 +468,9 @@ impl Emitter<'_, '_> {
             (_, None) => Ok(Some(captured)),
             (turn, Some(found)) => {
                 let (again, issues) = capture_again(self.context, *found)?;
-                issues.into_iter().for_each(|issue| self.add_issue(issue));
+                for issue in issues {
+                    self.add_issue(issue);
+                }
                 if again.is_none() && turn == Turn::First {
                     self.context.links.withdraw(key);
                 }

@@ -108,10 +108,11 @@ fn open_piece(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result<Own
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
-        // Kernels before 5.6, and seccomp profiles that do not know the call.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => open_by_names(dir, path, flags),
-        // A rename somewhere in the system made the kernel unsure.
-        Err(rustix::io::Errno::AGAIN) => open_by_names(dir, path, flags),
+        // Kernels before 5.6, seccomp profiles that do not know the call; or a rename somewhere in
+        // the system that made the kernel unsure.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM | rustix::io::Errno::AGAIN) => {
+            open_by_names(dir, path, flags)
+        }
         opened => Ok(opened?),
     }
 }

@@ -7,21 +7,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Sender;
 use repo_format::chunker::Chunker;
 use repo_format::id::ChunkId;
-use repo_format::limits::{EXTENTS_MAX, INLINE_BYTES_MAX, PATH_BYTES_MAX, XATTRS_MAX};
+use repo_format::limits::{INLINE_BYTES_MAX, PATH_BYTES_MAX};
 use repo_format::pack::PackKind;
 use repo_format::tree::{Content, Entry, EntryKind, Extent, Meta, Slice, Time, Xattr};
 use repository::chunks::ChunkSink;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 
 use super::batch::{Batch, Item};
 use super::beneath::{Stat, lock, proc_path};
 use super::error::{Issue, IssueKind};
-use super::large::{Large, add_extent, read_full};
+use super::large::{Large, read_full};
 use super::links::{Claim, LinkKey, Links};
+use super::slices::Slices;
+use super::sparse::{data_extents, recorded_extents};
 use super::walk::{Found, io_issue};
 use super::writer::fits_a_page;
-use super::{Progress, Stop, TreeError};
+use super::xattrs::Xattrs;
+use super::{BatchSource, Progress, Stop, TreeError};
 
 /// Files with at least this much data have chunks of their own; smaller ones share.
 const LARGE_BYTES: u64 = 512 << 10;
@@ -29,23 +32,19 @@ const LARGE_BYTES: u64 = 512 << 10;
 const SHARED_BYTES: usize = 1 << 20;
 /// Times a file that keeps changing is read.
 const READS_MAX: u32 = 3;
-/// Extents above which small gaps are stored as zeros.
-const DATA_EXTENTS_MAX: usize = 32_768;
-/// Sum of the extended attributes of one file.
-const XATTRS_BYTES_MAX: usize = 2 << 20;
 /// A file that changed so shortly before it was read may change once more without its times
 /// telling: the kernel's clock for them ticks at 100 to 1,000 Hz.
 const TICK_NANOS: i128 = 20_000_000;
 /// The same for file systems that keep whole seconds.
 const COARSE_TICK_NANOS: i128 = 2_000_000_000;
 
-const _: () = assert!(DATA_EXTENTS_MAX as u64 * 2 <= EXTENTS_MAX);
-
 /// What capturing needs; shared by all workers of a run.
 pub(super) struct Context<'a> {
     pub(super) sink: &'a dyn ChunkSink,
     pub(super) chunker: &'a Chunker,
     pub(super) has_chunk: &'a (dyn Fn(PackKind, &ChunkId) -> bool + Sync),
+    /// Gives the parents' lists of slices.
+    pub(super) parents: Option<&'a dyn BatchSource>,
     pub(super) progress: &'a Progress,
     pub(super) stop: &'a Stop<'a>,
     pub(super) links: &'a Links,
@@ -242,11 +241,12 @@ impl<'a> Worker<'a> {
         if let Some(stat) = &stat
             && let Some(entry) = self.unchanged(stat, before)
         {
-            return self.reuse(found, stat, entry);
+            self.reuse(found, stat, entry);
+            return Ok(());
         }
         match stat {
             Some(stat) if stat.kind != EntryKind::File => self.capture_special(&found, stat),
-            stat => self.capture_file(found, stat, position, is_again),
+            stat => self.capture_file(found, stat.as_ref(), position, is_again),
         }
     }
 
@@ -256,24 +256,36 @@ impl<'a> Worker<'a> {
     }
 
     fn has_content(&mut self, entry: &Entry) -> bool {
-        let (kind, ids): (_, Vec<ChunkId>) = match &entry.content {
-            Content::Slices(slices) => {
-                (PackKind::Data, slices.iter().map(|slice| slice.chunk).collect())
+        match &entry.content {
+            Content::Slices(slices) => slices.iter().all(|slice| self.has_chunk(&slice.chunk)),
+            Content::Indirect(_) => {
+                let Some(source) = self.context.parents else { return false };
+                let mut slices = Slices::new(source, &entry.content);
+                loop {
+                    match slices.next() {
+                        Ok(Some(slice)) if self.has_chunk(&slice.chunk) => {}
+                        Ok(None) => return true,
+                        // What cannot be checked is read again.
+                        Ok(Some(_)) | Err(_) => return false,
+                    }
+                }
             }
-            Content::Indirect(chunks) => (PackKind::Meta, chunks.clone()),
-            _ => return true,
-        };
-        ids.iter().all(|id| match self.known {
+            _ => true,
+        }
+    }
+
+    fn has_chunk(&mut self, id: &ChunkId) -> bool {
+        match self.known {
             Some((known, is_there)) if known == *id => is_there,
             _ => {
-                let is_there = (self.context.has_chunk)(kind, id);
+                let is_there = (self.context.has_chunk)(PackKind::Data, id);
                 self.known = Some((*id, is_there));
                 is_there
             }
-        })
+        }
     }
 
-    fn reuse(&mut self, found: Found, stat: &Stat, before: Entry) -> Result<(), ReadError> {
+    fn reuse(&mut self, found: Found, stat: &Stat, before: Entry) {
         let meta = Meta { xattrs: before.meta.xattrs, ..stat.meta.clone() };
         let is_further_link = matches!(before.content, Content::HardLink(_));
         let content = if is_further_link { Content::None } else { before.content };
@@ -285,7 +297,6 @@ impl<'a> Worker<'a> {
             retry: is_further_link.then(|| Box::new(found)),
             is_unchanged: true,
         });
-        Ok(())
     }
 
     fn capture_special(&mut self, found: &Found, stat: Stat) -> Result<(), ReadError> {
@@ -322,12 +333,12 @@ impl<'a> Worker<'a> {
     fn capture_file(
         &mut self,
         found: Found,
-        stat: Option<Stat>,
+        stat: Option<&Stat>,
         position: u64,
         is_again: bool,
     ) -> Result<(), ReadError> {
         let Some(parent) = found.parent.clone() else { return Ok(()) };
-        if let Some(stat) = &stat
+        if let Some(stat) = stat
             && self.is_claimed(&found, stat, position, is_again)
         {
             self.push_further_link(found, stat);
@@ -430,9 +441,9 @@ impl<'a> Worker<'a> {
         if self.shared.len() + len > SHARED_BYTES {
             self.flush()?;
         }
-        let start = self.shared.len();
-        self.shared.resize(start + len, 0);
-        let (mut at, mut end) = (start, None);
+        let first = self.shared.len();
+        self.shared.resize(first + len, 0);
+        let (mut at, mut end) = (first, None);
         for extent in &data {
             let want = usize::try_from(extent.len).unwrap_or(usize::MAX);
             let part = self.shared.get_mut(at..at + want).unwrap_or_default();
@@ -446,17 +457,17 @@ impl<'a> Worker<'a> {
         }
         self.shared.truncate(at);
         let extents = recorded_extents(data, size, end);
-        let len = at - start;
+        let len = at - first;
         let mut bytes =
             Bytes { content: Content::None, extents, size: end.unwrap_or(size), shared: None };
         if len as u64 <= INLINE_BYTES_MAX {
             if len > 0 {
                 bytes.content =
-                    Content::Inline(self.shared.get(start..).unwrap_or_default().to_vec());
+                    Content::Inline(self.shared.get(first..).unwrap_or_default().to_vec());
             }
-            self.shared.truncate(start);
+            self.shared.truncate(first);
         } else {
-            bytes.shared = Some((start, len));
+            bytes.shared = Some((first, len));
         }
         Ok((fd, bytes))
     }
@@ -549,125 +560,4 @@ fn open_for_reading(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
         }
         opened => Ok(opened?),
     }
-}
-
-/// Where the kernel says that data is. All of the file if it does not say.
-fn data_extents(fd: &OwnedFd, size: u64) -> io::Result<Vec<Extent>> {
-    let mut extents: Vec<Extent> = Vec::new();
-    let mut gap_min = 1;
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
-            Ok(start) => start.min(size),
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
-                return Ok(vec![Extent { offset: 0, len: size }]);
-            }
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = rustix::fs::seek(fd, SeekFrom::Hole(start)).map_or(size, |end| end.min(size));
-        if end <= start {
-            break;
-        }
-        match extents.last_mut() {
-            Some(last) if start - (last.offset + last.len) < gap_min => {
-                last.len = end - last.offset
-            }
-            _ => add_extent(&mut extents, Extent { offset: start, len: end - start }),
-        }
-        while extents.len() > DATA_EXTENTS_MAX {
-            gap_min *= 2;
-            close_gaps(&mut extents, gap_min);
-        }
-        at = end;
-    }
-    Ok(extents)
-}
-
-fn close_gaps(extents: &mut Vec<Extent>, gap_min: u64) {
-    extents.dedup_by(|next, last| {
-        let is_near = next.offset - (last.offset + last.len) < gap_min;
-        if is_near {
-            last.len = next.offset + next.len - last.offset;
-        }
-        is_near
-    });
-}
-
-/// Data extents as an entry records them, of a file that should have had `size` bytes and ended
-/// at `end` if that is given.
-fn recorded_extents(mut data: Vec<Extent>, size: u64, end: Option<u64>) -> Vec<Extent> {
-    let size = end.unwrap_or(size);
-    for extent in &mut data {
-        extent.len = extent.len.min(size.saturating_sub(extent.offset));
-    }
-    data.retain(|extent| extent.len > 0);
-    match data.as_slice() {
-        [] if size > 0 => vec![Extent { offset: size, len: 0 }],
-        [only] if only.offset == 0 && only.len == size => Vec::new(),
-        _ => data,
-    }
-}
-
-/// Reads extended attributes, of an open file or by a path that is not followed.
-enum Xattrs<'a> {
-    Open(BorrowedFd<'a>),
-    Path(Vec<u8>),
-}
-
-impl Xattrs<'_> {
-    fn list(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-        match self {
-            Self::Open(fd) => rustix::fs::flistxattr(fd, buffer),
-            Self::Path(path) => rustix::fs::llistxattr(path.as_slice(), buffer),
-        }
-    }
-
-    fn get(&self, name: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
-        match self {
-            Self::Open(fd) => rustix::fs::fgetxattr(fd, name, buffer),
-            Self::Path(path) => rustix::fs::lgetxattr(path.as_slice(), name, buffer),
-        }
-    }
-
-    /// All attributes, ascending by name; none where the file system has no such thing.
-    fn read(&self) -> io::Result<Vec<Xattr>> {
-        use rustix::io::Errno;
-        let names = match grow(&|buffer: &mut [u8]| self.list(buffer)) {
-            Ok(names) => names,
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let mut xattrs = Vec::new();
-        let mut bytes = 0;
-        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            let value = match grow(&|buffer: &mut [u8]| self.get(name, buffer)) {
-                Ok(value) => value,
-                // Removed since it was listed, or listed by a file system that does not give it.
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            bytes += name.len() + value.len();
-            if bytes > XATTRS_BYTES_MAX || xattrs.len() as u64 >= XATTRS_MAX {
-                return Err(io::Error::other("they are too large for the format"));
-            }
-            xattrs.push(Xattr { name: name.to_vec(), value });
-        }
-        xattrs.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(xattrs)
-    }
-}
-
-/// Calls with a larger and larger buffer until the answer fits; the kernel's limit is 64 KiB.
-fn grow(call: &dyn Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    let mut small = [0u8; 512];
-    match call(&mut small) {
-        Ok(len) => return Ok(small.get(..len).unwrap_or_default().to_vec()),
-        Err(rustix::io::Errno::RANGE) => {}
-        Err(errno) => return Err(errno),
-    }
-    let mut large = vec![0u8; 64 << 10];
-    let len = call(&mut large)?;
-    large.truncate(len);
-    Ok(large)
 }

@@ -16,6 +16,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use super::TreeError;
 use super::beneath::lock;
 use super::capture::{Context, ReadError};
+use super::sparse::add_extent;
 
 /// Bytes of file offsets that are chunked on their own.
 pub(super) const REGION_BYTES: u64 = 64 << 20;
@@ -207,27 +208,18 @@ impl Join {
         Ok(())
     }
 
-    fn finish(mut self, context: &Context<'_>) -> Result<Whole, ReadError> {
+    fn finish(mut self, run: &Context<'_>) -> Result<Whole, ReadError> {
         let content = if self.indirect.is_empty() && self.slices.is_empty() {
             Content::None
         } else if self.indirect.is_empty() && self.slices.len() as u64 <= ENTRY_SLICES_MAX {
             Content::Slices(self.slices)
         } else {
             if !self.slices.is_empty() {
-                self.put_slices(context)?;
+                self.put_slices(run)?;
             }
             Content::Indirect(self.indirect)
         };
         Ok(Whole { content, data: self.data, end: self.end })
-    }
-}
-
-/// Appends an extent, joining it to the last one if they touch.
-pub(super) fn add_extent(extents: &mut Vec<Extent>, extent: Extent) {
-    match extents.last_mut() {
-        _ if extent.len == 0 => {}
-        Some(last) if last.offset + last.len == extent.offset => last.len += extent.len,
-        _ => extents.push(extent),
     }
 }
 

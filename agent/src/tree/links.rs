@@ -118,13 +118,12 @@ impl Links {
         }
         let group =
             groups.entry(key).or_insert(Group { claimed_by: position, first: None, left: nlink });
-        let turn = match group.first {
-            Some(first) => Turn::Further(paths.get(first)?),
-            None => {
-                group.first = Some(paths.add(path)?);
-                group.claimed_by = group.claimed_by.min(position);
-                Turn::First
-            }
+        let turn = if let Some(first) = group.first {
+            Turn::Further(paths.get(first)?)
+        } else {
+            group.first = Some(paths.add(path)?);
+            group.claimed_by = group.claimed_by.min(position);
+            Turn::First
         };
         group.left = group.left.saturating_sub(1);
         if group.left == 0 {

@@ -20,14 +20,17 @@ mod links;
 mod names;
 pub mod reader;
 pub mod restore;
+mod scout;
 mod slices;
 pub mod source;
+mod sparse;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod walk;
 mod writer;
+mod xattrs;
 
 pub use error::{Issue, IssueKind, Issues, TreeError};
 pub use source::BatchSource;

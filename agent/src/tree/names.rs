@@ -91,6 +91,18 @@ impl Names {
         }
     }
 
+    /// Of the names to come, the first that are directories; at most `max`.
+    pub(super) fn dirs_ahead(&self, max: usize) -> Vec<Vec<u8>> {
+        let Self::Memory { arena, next } = self else { return Vec::new() };
+        let ahead = arena.starts.get(*next..).unwrap_or_default().iter();
+        ahead
+            .filter_map(|start| record_at(&arena.bytes, *start))
+            .filter(|record| record.first() == Some(&IS_DIR))
+            .take(max)
+            .filter_map(|record| Some(record.get(HEAD..)?.to_vec()))
+            .collect()
+    }
+
     /// Memory taken.
     pub(super) fn used_bytes(&self) -> usize {
         match self {
@@ -126,6 +138,8 @@ pub(super) struct Arena {
 }
 
 const HEAD: usize = 3;
+const IS_DIR: u8 = 1;
+const IS_FILE: u8 = 2;
 
 impl Arena {
     fn push(&mut self, name: &[u8], kind: FileType) {
@@ -135,8 +149,8 @@ impl Arena {
         };
         self.starts.push(start);
         self.bytes.push(match kind {
-            FileType::Directory => 1,
-            FileType::RegularFile => 2,
+            FileType::Directory => IS_DIR,
+            FileType::RegularFile => IS_FILE,
             FileType::Unknown => 0,
             _ => 3,
         });
@@ -181,9 +195,9 @@ fn name_at(bytes: &[u8], start: u32) -> &[u8] {
 fn parse(record: &[u8]) -> Option<Name> {
     let is_dir = match record.first()? {
         0 => None,
-        kind => Some(*kind == 1),
+        kind => Some(*kind == IS_DIR),
     };
-    let is_file = *record.first()? == 2;
+    let is_file = *record.first()? == IS_FILE;
     Some(Name { bytes: record.get(HEAD..)?.to_vec(), is_dir, is_file })
 }
 

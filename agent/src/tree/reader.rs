@@ -31,7 +31,7 @@ pub struct TreeReader<'a> {
 /// The rest of an inner page.
 struct Level {
     /// Of the pages it lists.
-    child_level: u8,
+    below: u8,
     children: Vec<Child>,
     next: usize,
     /// Bytes of the children from `next` on, fetched ahead.
@@ -79,6 +79,11 @@ impl<'a> TreeReader<'a> {
     /// The tree's root: how many entries, files and bytes it has.
     pub const fn root(&self) -> &TreeRoot {
         &self.root
+    }
+
+    /// Where the tree's chunks come from.
+    pub(super) fn source(&self) -> &'a dyn BatchSource {
+        self.source
     }
 
     /// Goes to the first entry at or after `path`.
@@ -158,7 +163,7 @@ impl<'a> TreeReader<'a> {
                 self.stack.pop();
             }
             let level = self.stack.last()?;
-            return Some(Front::Page(level.children.get(level.next)?, level.child_level));
+            return Some(Front::Page(level.children.get(level.next)?, level.below));
         }
         self.leaf.as_slice().first().map(Front::Entry)
     }
@@ -176,7 +181,7 @@ impl<'a> TreeReader<'a> {
         let Some(level) = self.stack.last_mut() else { return Ok(()) };
         if level.fetched.is_empty() {
             level.fetch(self.source, self.ahead)?;
-            if level.child_level == 0 {
+            if level.below == 0 {
                 self.ahead = (self.ahead * 2).min(AHEAD_MAX);
             }
         }
@@ -186,7 +191,7 @@ impl<'a> TreeReader<'a> {
             level.next += 1;
             return Ok(());
         };
-        let (expected, chunk) = (level.child_level, child.page);
+        let (expected, chunk) = (level.below, child.page);
         let first_path = (!level.is_root).then(|| child.first_path.clone());
         level.next += 1;
         let damaged = |source| TreeError::Damaged { chunk, source };
@@ -223,7 +228,7 @@ impl<'a> TreeReader<'a> {
                 self.leaf = entries.into_iter();
             }
             Page::Inner { level, children } => self.stack.push(Level {
-                child_level: level - 1,
+                below: level - 1,
                 children,
                 next: 0,
                 fetched: std::collections::VecDeque::new(),
@@ -243,7 +248,7 @@ impl<'a> TreeReader<'a> {
             .map(|page| Child { page: *page, first_path: Vec::new(), entries })
             .collect();
         self.stack.push(Level {
-            child_level: self.root.level,
+            below: self.root.level,
             children,
             next: 0,
             fetched: std::collections::VecDeque::new(),
@@ -255,7 +260,7 @@ impl<'a> TreeReader<'a> {
 impl Level {
     /// Fetches the next child, and up to `ahead` of them if they are leaves.
     fn fetch(&mut self, source: &dyn BatchSource, ahead: usize) -> Result<(), TreeError> {
-        let count = if self.child_level == 0 { ahead } else { 1 };
+        let count = if self.below == 0 { ahead } else { 1 };
         let ids: Vec<ChunkId> =
             self.children.iter().skip(self.next).take(count).map(|child| child.page).collect();
         let mut pages: Vec<Option<Vec<u8>>> = vec![None; ids.len()];

@@ -11,29 +11,29 @@ use super::{BatchSource, TreeError};
 /// The slices of an entry, in order. Lists of slices are read as they are needed.
 pub(super) struct Slices<'a> {
     source: &'a dyn BatchSource,
-    slices: VecDeque<Slice>,
+    ready: VecDeque<Slice>,
     lists: VecDeque<ChunkId>,
 }
 
 impl<'a> Slices<'a> {
     pub(super) fn new(source: &'a dyn BatchSource, content: &Content) -> Self {
-        let (slices, lists) = match content {
+        let (ready, lists) = match content {
             Content::Slices(slices) => (slices.iter().copied().collect(), VecDeque::new()),
             Content::Indirect(lists) => (VecDeque::new(), lists.iter().copied().collect()),
             _ => (VecDeque::new(), VecDeque::new()),
         };
-        Self { source, slices, lists }
+        Self { source, ready, lists }
     }
 
     pub(super) fn next(&mut self) -> Result<Option<Slice>, TreeError> {
-        while self.slices.is_empty() {
+        while self.ready.is_empty() {
             let Some(chunk) = self.lists.pop_front() else { return Ok(None) };
             let mut plain = Vec::new();
             self.source.get(PackKind::Meta, &chunk, &mut plain)?;
             let decoded = decode_slices(&plain);
-            self.slices = decoded.map_err(|source| TreeError::Damaged { chunk, source })?.into();
+            self.ready = decoded.map_err(|source| TreeError::Damaged { chunk, source })?.into();
         }
-        Ok(self.slices.pop_front())
+        Ok(self.ready.pop_front())
     }
 }
 

@@ -13,6 +13,7 @@ use super::beneath::{DIR_FLAGS, DirBudget, OpenDir, Stat, open_beneath};
 use super::error::{Issue, IssueKind};
 use super::filter::Filter;
 use super::names::{Name, Names, NamesError};
+use super::scout::Hints;
 use super::{Stop, TreeError};
 
 /// Directories of the current path that stay open; those above are opened again when needed.
@@ -73,6 +74,7 @@ pub(super) struct Walker<'a> {
     stack: Vec<Frame>,
     path: Vec<u8>,
     ready: VecDeque<Step>,
+    hints: Hints,
     /// Things left out.
     pub(super) excluded: u64,
 }
@@ -86,7 +88,11 @@ struct Frame {
 
 impl<'a> Walker<'a> {
     /// Opens `root`, which may be a symbolic link to a directory.
-    pub(super) fn new(root: &Path, options: WalkOptions<'a>) -> Result<Self, TreeError> {
+    pub(super) fn new(
+        root: &Path,
+        options: WalkOptions<'a>,
+        hints: Hints,
+    ) -> Result<Self, TreeError> {
         let failed = |source: io::Error| TreeError::Source { path: root.to_owned(), source };
         let flags = DIR_FLAGS.difference(OFlags::NOFOLLOW);
         let fd =
@@ -102,6 +108,7 @@ impl<'a> Walker<'a> {
             stack: Vec::new(),
             path: Vec::new(),
             ready: VecDeque::new(),
+            hints,
             excluded: 0,
         };
         walker.enter(dir, root_stat, None)?;
@@ -169,6 +176,7 @@ impl<'a> Walker<'a> {
     }
 
     fn meet_dir(&mut self, parent: Arc<OpenDir>, name_at: usize) -> Result<(), TreeError> {
+        self.hints.start();
         let name = self.path.get(name_at..).unwrap_or_default();
         let opened = rustix::fs::openat(&*parent, name, DIR_FLAGS, Mode::empty())
             .map_err(io::Error::from)
@@ -233,6 +241,7 @@ impl<'a> Walker<'a> {
         let bytes_max = self.options.names_bytes.saturating_sub(used).max(NAMES_BYTES_MIN);
         match Names::read(&*dir, bytes_max, self.options.scratch) {
             Ok(names) => {
+                self.hints.done(&dir, |max| names.dirs_ahead(max));
                 if let Some(deep) = self.stack.len().checked_sub(KEPT_OPEN)
                     && let Some(frame) = self.stack.get_mut(deep)
                 {

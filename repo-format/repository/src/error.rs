@@ -96,6 +96,7 @@ pub enum RepositoryError {
 impl RepositoryError {
     /// Names the object that could not be decoded, and tells damage from what a newer program or
     /// another key could read.
+    #[expect(clippy::needless_pass_by_value, reason = "keys and texts come by value")]
     pub fn format(object: impl ToString, source: FormatError) -> Self {
         let object = object.to_string();
         match source {

@@ -235,7 +235,7 @@ impl Packer {
         }
     }
 
-    /// The top bit of SplitMix64 over a counter with a random start.
+    /// The top bit of `SplitMix64` over a counter with a random start.
     fn coin(&self) -> bool {
         let mut mixed = self.choice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -63,7 +63,7 @@ fn boot_id() -> String {
 
 fn pid_namespace() -> u64 {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self/ns/pid").map(|meta| meta.ino()).unwrap_or(0)
+    fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino())
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)). A zombie has ended for our purposes.

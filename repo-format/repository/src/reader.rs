@@ -28,6 +28,9 @@ pub const RANGE_BYTES_MAX: u64 = 4 << 20;
 const WINDOWS: usize = 8;
 const WINDOW_BYTES: u64 = 256 << 10;
 
+/// A chunk and the caller's number for it.
+pub type Tagged = (u64, ChunkId);
+
 /// One chunk of a planned range.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
@@ -119,7 +122,7 @@ impl Reader {
     pub fn plan(
         &self,
         wanted: impl IntoIterator<Item = (u64, ChunkId)>,
-    ) -> Result<(Vec<Range>, Vec<(u64, ChunkId)>), RepositoryError> {
+    ) -> Result<(Vec<Range>, Vec<Tagged>), RepositoryError> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for (tag, id) in wanted {
             match self.locate(&id)?.first() {
@@ -195,17 +198,39 @@ impl Reader {
     pub fn table(&self, pack: &PackRow) -> Result<Vec<TocRow>, RepositoryError> {
         let key = ObjectKey::Pack(pack.identity.name);
         let named = |error| RepositoryError::format(key, error);
-        let mut trailer = [0u8; TRAILER_LEN];
-        let at = u64::from(pack.bytes).saturating_sub(TRAILER_LEN as u64);
-        self.repository.store().get_range(&key, at, &mut trailer)?;
-        let trailer = Trailer::decode(&trailer).map_err(named)?;
+        let too_short = || named(FormatError::Truncated { what: "pack" });
+        // A suffix on the grid: what is asked for does not tell how long the table is.
+        let (mut start, mut tail) = (u64::from(pack.bytes), Vec::new());
+        self.extend_to(&key, start.saturating_sub(1), &mut start, &mut tail)?;
+        let trailer = tail.last_chunk::<TRAILER_LEN>().ok_or_else(too_short)?;
+        let trailer = Trailer::decode(trailer).map_err(named)?;
         if trailer.identity != pack.identity || trailer.pack_len != u64::from(pack.bytes) {
             return Err(named(FormatError::Inconsistent { what: "identity of a pack" }));
         }
         let (cipher, place) = trailer.open(self.repository.keys()).map_err(named)?;
-        let mut sealed = vec![0; place.len as usize];
-        self.repository.store().get_range(&key, place.offset, &mut sealed)?;
-        cipher.open_toc(&place, &mut sealed).map_err(named)
+        self.extend_to(&key, place.offset, &mut start, &mut tail)?;
+        let at = usize::try_from(place.offset - start).map_err(|_| too_short())?;
+        let sealed = tail.get_mut(at..at + place.len as usize).ok_or_else(too_short)?;
+        cipher.open_toc(&place, sealed).map_err(named)
+    }
+
+    /// Makes `tail`, which holds a pack's bytes from `start` on, begin at `offset` or before.
+    fn extend_to(
+        &self,
+        key: &ObjectKey,
+        offset: u64,
+        start: &mut u64,
+        tail: &mut Vec<u8>,
+    ) -> Result<(), RepositoryError> {
+        let begin = offset / RANGE_GRID_BYTES * RANGE_GRID_BYTES;
+        if begin >= *start {
+            return Ok(());
+        }
+        let mut longer = vec![0; usize::try_from(*start - begin).unwrap_or(0)];
+        self.repository.store().get_range(key, begin, &mut longer)?;
+        longer.append(tail);
+        (*start, *tail) = (begin, longer);
+        Ok(())
     }
 
     /// Fetches a range into `bytes`, which is made as long as the range.
@@ -215,6 +240,16 @@ impl Reader {
     /// The store failed.
     pub fn fetch(&self, range: &Range, bytes: &mut Vec<u8>) -> Result<(), RepositoryError> {
         bytes.resize(range.len, 0);
+        self.fetch_into(range, bytes)
+    }
+
+    /// As [`Self::fetch`], into a buffer of exactly the range's length. A page-aligned one is
+    /// filled past the page cache.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub fn fetch_into(&self, range: &Range, bytes: &mut [u8]) -> Result<(), RepositoryError> {
         let key = ObjectKey::Pack(range.pack.identity.name);
         Ok(self.repository.store().get_range(&key, range.offset, bytes)?)
     }
@@ -439,5 +474,6 @@ impl ChunkSource for Reader {
 }
 
 /// Longest range a plan can hold: one chunk of the greatest length, on the grid.
+#[expect(clippy::cast_possible_truncation, reason = "a grid of 64 KiB")]
 pub const RANGE_BYTES_BOUND: usize =
     CHUNK_BYTES_MAX + CHUNK_OVERHEAD + 2 * RANGE_GRID_BYTES as usize;

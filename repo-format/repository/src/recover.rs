@@ -67,9 +67,7 @@ pub(crate) fn catalog_numbers(repository: &Repository) -> Result<BTreeSet<u64>, 
 /// # Errors
 ///
 /// The store failed.
-pub(crate) fn page_names(
-    repository: &Repository,
-) -> Result<BTreeSet<(u64, u64)>, RepositoryError> {
+pub(crate) fn page_names(repository: &Repository) -> Result<BTreeSet<(u64, u64)>, RepositoryError> {
     let mut names = BTreeSet::new();
     repository.store().list(Prefix::CatalogPages, &mut |listed| {
         if let ObjectKey::CatalogPage { n, nonce } = listed.key {

@@ -358,6 +358,11 @@ fn read_slots(store: &dyn Store) -> Result<Vec<SlotRead>, RepositoryError> {
         match store.get(&ObjectKey::KeySlot(id), SLOT_BYTES_MAX) {
             Ok(bytes) => slots.push((id, KeySlot::decode(&bytes))),
             Err(StoreError::Missing { .. }) => {}
+            // One slot that cannot be one of ours must not close the repository.
+            Err(StoreError::TooLarge { size_bytes: found, limit_bytes: limit, .. }) => {
+                let what = "length of a key slot";
+                slots.push((id, Err(FormatError::Limit { what, found, limit })));
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -57,9 +57,11 @@ impl Rescue {
         let position = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
         self.packs.push(Arc::new(row));
         for chunk in table {
-            self.places
-                .entry(chunk.id.prefix())
-                .or_insert([position, chunk.offset, chunk.stored_len]);
+            self.places.entry(chunk.id.prefix()).or_insert([
+                position,
+                chunk.offset,
+                chunk.stored_len,
+            ]);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use repo_format::tree::{EntryKind, Meta, Time};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 
 /// Attribute that the system sets itself and that cannot be dropped.
@@ -22,10 +22,8 @@ pub(super) struct What {
 /// people; empty if all is well.
 pub(super) fn apply_open(fd: BorrowedFd<'_>, meta: &Meta, what: What) -> Vec<String> {
     let mut failed = Vec::new();
-    if what.owner {
-        note(&mut failed, "owner", chown(fd, c"", meta));
-    }
-    note(&mut failed, "mode", rustix::fs::fchmod(fd, mode_of(meta)));
+    let is_owned = own(fd, meta, what, &mut failed);
+    note(&mut failed, "mode", rustix::fs::fchmod(fd, mode_of(meta, is_owned)));
     let path = ObjectRef::Open(fd);
     set_xattrs(&path, meta, what.existed, &mut failed);
     note(&mut failed, "times", rustix::fs::futimens(fd, &timestamps(meta.mtime)));
@@ -41,11 +39,10 @@ pub(super) fn apply_path(
 ) -> Vec<String> {
     let mut failed = Vec::new();
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    if what.owner {
-        note(&mut failed, "owner", chown(fd, c"", meta));
-    }
+    let is_owned = own(fd, meta, what, &mut failed);
     if kind != EntryKind::Symlink {
-        note(&mut failed, "mode", rustix::fs::chmod(path.as_str(), mode_of(meta)));
+        let mode = mode_of(meta, is_owned);
+        note(&mut failed, "mode", rustix::fs::chmod(path.as_str(), mode));
     }
     set_xattrs(&ObjectRef::Path(&path), meta, what.existed, &mut failed);
     let times = timestamps(meta.mtime);
@@ -104,13 +101,22 @@ fn set_xattrs(object: &ObjectRef<'_>, meta: &Meta, existed: bool, failed: &mut V
     }
 }
 
-fn chown(fd: impl AsFd, path: &std::ffi::CStr, meta: &Meta) -> rustix::io::Result<()> {
+/// Sets the owner if it is wanted; true if the object then has it.
+fn own(fd: BorrowedFd<'_>, meta: &Meta, what: What, failed: &mut Vec<String>) -> bool {
+    if !what.owner {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        return (meta.uid, meta.gid) == (uid.as_raw(), gid.as_raw());
+    }
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-    rustix::fs::chownat(fd, path, Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+    let done = rustix::fs::chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
+    note(failed, "owner", done);
+    done.is_ok()
 }
 
-fn mode_of(meta: &Meta) -> Mode {
-    Mode::from_raw_mode(meta.mode)
+/// A program that runs as its owner must not run as somebody else: without the owner it loses
+/// those bits.
+fn mode_of(meta: &Meta, is_owned: bool) -> Mode {
+    Mode::from_raw_mode(if is_owned { meta.mode } else { meta.mode & !0o6000 })
 }
 
 fn timestamps(mtime: Time) -> Timestamps {

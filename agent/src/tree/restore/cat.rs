@@ -16,7 +16,7 @@ use crate::tree::{BatchSource, TreeError};
 
 /// Chunks that are fetched before it is their turn.
 const AHEAD: usize = 4;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Writes the bytes of the file at `path` to `out`, holes as zeros; gives their number.
 ///

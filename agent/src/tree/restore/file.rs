@@ -17,7 +17,7 @@ use crate::tree::large::read_full;
 use crate::tree::slices::holes;
 
 /// Zeros for file systems that cannot make holes.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What is at a file's name in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod file;
 mod plan;
 mod planner;
 mod special;
+mod target;
 mod work;
 
 use std::path::{Path, PathBuf};

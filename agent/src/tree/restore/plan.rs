@@ -104,8 +104,8 @@ impl Window {
         let mut tasks = Vec::new();
         let chunks = std::mem::take(&mut self.chunks);
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.id).collect();
-        let places = source.locate(PackKind::Data, &ids)?;
-        let mut placed: Vec<(u64, Wanted)> = places.into_iter().zip(chunks).collect();
+        let keys = source.locate(PackKind::Data, &ids)?;
+        let mut placed: Vec<(u64, Wanted)> = keys.into_iter().zip(chunks).collect();
         placed.sort_by_key(|(place, _)| *place);
         let (mut job, mut bytes) = (Vec::new(), 0);
         for (_, wanted) in placed {

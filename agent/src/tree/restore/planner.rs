@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use repo_format::tree::{Content, Entry, EntryKind, is_below};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 
 use super::attributes::{What, apply_open};
 use super::file::{FileJob, Start};
 use super::plan::{Closing, Link, Window};
 use super::special::Special;
+use super::target::{
+    NAMES_BYTES, Place, clear_place, existing, make_dir, open_target, remove_tree,
+};
 use super::work::{Countdown, Job, Shared, target_error, work};
 use super::{RestoreJob, RestoreOutcome};
 use crate::tree::beneath::{DIR_FLAGS, Stat, lock, open_beneath};
@@ -28,8 +31,6 @@ const WORKERS_PER_CPU: usize = 2;
 const WINDOWS_MAX: usize = 2;
 /// Directories of the current path that stay open.
 const KEPT_OPEN: usize = 48;
-/// Memory for the names of a directory that is cleared of what the snapshot does not have.
-const NAMES_BYTES: usize = 1 << 20;
 /// Links to files outside the restored subtree that are remembered.
 const OUTSIDE_MAX: usize = 100_000;
 
@@ -101,40 +102,6 @@ pub(super) fn run(
 fn worker_count(job: &RestoreJob<'_>) -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     if job.options.workers == 0 { cpus * WORKERS_PER_CPU } else { job.options.workers }
-}
-
-/// Opens or makes the target; true if something may be in it.
-fn open_target(job: &RestoreJob<'_>) -> Result<(OwnedFd, bool), TreeError> {
-    let failed = |errno: rustix::io::Errno| target_error(job.target.to_owned(), errno.into());
-    match rustix::fs::mkdir(job.target, Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(failed(errno)),
-    }
-    let flags = DIR_FLAGS.difference(OFlags::NOFOLLOW);
-    let fd = rustix::fs::open(job.target, flags, Mode::empty()).map_err(failed)?;
-    let names = Names::read(&fd, NAMES_BYTES, &job.options.scratch);
-    let mut names = names.map_err(|error| names_error(job, error))?;
-    // ext4 makes this in the root of every volume; it belongs to the file system.
-    let is_ours = |name: &Name| name.bytes != b"lost+found";
-    let mut has_something = false;
-    while let Some(name) = names.next().map_err(|error| names_error(job, error))? {
-        has_something |= is_ours(&name);
-    }
-    if has_something && !job.options.in_place {
-        return Err(TreeError::TargetNotEmpty { path: job.target.to_owned() });
-    }
-    // What is made here shall not inherit what the target's owner once wanted for new files.
-    let _ = rustix::fs::fremovexattr(&fd, "system.posix_acl_default");
-    Ok((fd, has_something))
-}
-
-fn names_error(job: &RestoreJob<'_>, error: NamesError) -> TreeError {
-    match error {
-        NamesError::Directory(source) => target_error(job.target.to_owned(), source),
-        NamesError::Scratch(source) => {
-            TreeError::Scratch { path: job.options.scratch.clone(), source }
-        }
-    }
 }
 
 /// Length of the path's parent, and of the slash after it.
@@ -248,7 +215,7 @@ impl Planner<'_, '_> {
         if entry.kind == EntryKind::Dir {
             return self.enter(&dir, dir_existed, &name, path, entry);
         }
-        self.plan_leaf(dir, dir_existed, name, path, entry)
+        self.plan_leaf(dir, dir_existed, name, &path, entry)
     }
 
     /// A path of the snapshot as one of the target.
@@ -284,7 +251,7 @@ impl Planner<'_, '_> {
         path: Vec<u8>,
         entry: Entry,
     ) -> Result<(), TreeError> {
-        match self.make_dir(dir, dir_existed, name) {
+        match make_dir(dir, dir_existed, name) {
             Ok((fd, existed)) => {
                 self.window.count_dir();
                 self.push_frame(Some(Arc::new(fd)), path, entry, existed)
@@ -297,30 +264,6 @@ impl Planner<'_, '_> {
                 self.push_frame(None, path, entry, false)
             }
         }
-    }
-
-    fn make_dir(
-        &self,
-        dir: &OwnedFd,
-        dir_existed: bool,
-        name: &[u8],
-    ) -> io::Result<(OwnedFd, bool)> {
-        let mut existed = false;
-        if dir_existed && let Some(stat) = existing(dir, name)? {
-            existed = stat.kind == EntryKind::Dir;
-            if existed && stat.meta.mode & 0o700 != 0o700 {
-                let mode = Mode::from_raw_mode(stat.meta.mode | 0o700);
-                // Only matters to those whom modes hold up; opening tells.
-                let _ = chmod_nofollow(dir, name, mode);
-            }
-            if !existed {
-                rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-            }
-        }
-        if !existed {
-            rustix::fs::mkdirat(dir, name, Mode::RWXU)?;
-        }
-        Ok((rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?, existed))
     }
 
     fn push_frame(
@@ -409,17 +352,17 @@ impl Planner<'_, '_> {
         dir: Arc<OwnedFd>,
         dir_existed: bool,
         name: Vec<u8>,
-        path: Vec<u8>,
+        path: &[u8],
         mut entry: Entry,
     ) -> Result<(), TreeError> {
         if let Content::HardLink(first) = &entry.content {
             let first = first.clone();
-            if let Some(first) = self.link_target(&first, &path, &mut entry)? {
+            if let Some(first) = self.link_target(&first, path, &mut entry)? {
                 self.window.links.push(Link { dir, name, entry, first });
                 return Ok(());
             }
         }
-        let start = match self.clear_place(&dir, dir_existed, &name, &entry) {
+        let start = match clear_place(self.shared, &dir, dir_existed, &name, &entry) {
             Ok(Place::Free) => Start::Fresh,
             Ok(Place::Similar) => Start::Update,
             Ok(Place::Same { only_attributes }) => {
@@ -472,47 +415,6 @@ impl Planner<'_, '_> {
             self.outside.insert(first.to_vec(), path.to_vec());
         }
         Ok(None)
-    }
-
-    /// Looks at what is where an entry is to go, and removes it if it is in the way.
-    fn clear_place(
-        &self,
-        dir: &OwnedFd,
-        dir_existed: bool,
-        name: &[u8],
-        entry: &Entry,
-    ) -> io::Result<Place> {
-        if !dir_existed {
-            return Ok(Place::Free);
-        }
-        let Some(stat) = existing(dir, name)? else { return Ok(Place::Free) };
-        let (old, new) = (&stat.meta, &entry.meta);
-        if stat.kind == EntryKind::Dir {
-            if !self.shared.options.delete {
-                return Err(io::Error::other("a directory is in its place"));
-            }
-            remove_tree(dir, name, self.shared)?;
-            return Ok(Place::Free);
-        }
-        let is_same = stat.kind == entry.kind
-            && (old.size, old.mtime, old.rdev) == (new.size, new.mtime, new.rdev)
-            && match &entry.content {
-                Content::Symlink(target) => rustix::fs::readlinkat(dir, name, Vec::new())
-                    .is_ok_and(|found| found.to_bytes() == target.as_slice()),
-                _ => true,
-            };
-        if is_same {
-            let owner_differs = (old.uid, old.gid) != (new.uid, new.gid);
-            let only_attributes =
-                old.mode != new.mode || (self.shared.options.owner && owner_differs);
-            return Ok(Place::Same { only_attributes });
-        }
-        // Writing into a file with other names would change those too.
-        if stat.kind == EntryKind::File && entry.kind == EntryKind::File && old.nlink == 1 {
-            return Ok(Place::Similar);
-        }
-        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-        Ok(Place::Free)
     }
 
     fn plan_file(
@@ -657,63 +559,4 @@ impl Planner<'_, '_> {
             self.found.add(issue);
         }
     }
-}
-
-/// What is where an entry is to go.
-enum Place {
-    /// Nothing (any more).
-    Free,
-    /// A regular file that can be made right.
-    Similar,
-    /// The entry itself.
-    Same { only_attributes: bool },
-}
-
-fn existing(dir: &OwnedFd, name: &[u8]) -> io::Result<Option<Stat>> {
-    match Stat::at(dir, name) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn chmod_nofollow(dir: &OwnedFd, name: &[u8], mode: Mode) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode)?)
-}
-
-/// Removes `name` in `dir` and all below it, following nothing. Keeps one directory open per level.
-fn remove_tree(dir: &OwnedFd, name: &[u8], shared: &Shared<'_>) -> io::Result<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-        done => return Ok(done?),
-    }
-    let open = |dir: &OwnedFd, name: &[u8]| -> io::Result<(OwnedFd, Names)> {
-        let fd = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?;
-        let names =
-            Names::read(&fd, NAMES_BYTES, &shared.options.scratch).map_err(NamesError::into_io)?;
-        Ok((fd, names))
-    };
-    let (fd, names) = open(dir, name)?;
-    let mut stack = vec![(name.to_vec(), fd, names)];
-    while let Some((_, fd, names)) = stack.last_mut() {
-        let next = names.next().map_err(NamesError::into_io)?;
-        match next {
-            Some(next) => match rustix::fs::unlinkat(&*fd, &next.bytes, AtFlags::empty()) {
-                Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
-                    let (child, names) = open(fd, &next.bytes)?;
-                    stack.push((next.bytes, child, names));
-                }
-                done => done?,
-            },
-            None => {
-                let Some((done, ..)) = stack.pop() else { break };
-                let parent = stack.last().map_or(dir, |(_, fd, _)| fd);
-                rustix::fs::unlinkat(parent, &done, AtFlags::REMOVEDIR)?;
-            }
-        }
-    }
-    Ok(())
 }

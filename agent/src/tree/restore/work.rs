@@ -168,7 +168,7 @@ fn fetch(shared: &Shared<'_>, wanted: &[Wanted]) {
     let ids: Vec<ChunkId> = wanted.iter().map(|chunk| chunk.id).collect();
     let fetched = shared.source.get_many(PackKind::Data, &ids, &mut |at, plain| {
         if let Some(chunk) = wanted.get(at) {
-            write_chunk(shared, chunk, plain);
+            write_chunk(shared, chunk, plain.as_ref());
         }
         if shared.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -177,17 +177,17 @@ fn fetch(shared: &Shared<'_>, wanted: &[Wanted]) {
     }
 }
 
-fn write_chunk(shared: &Shared<'_>, chunk: &Wanted, plain: Result<&[u8], RepositoryError>) {
+fn write_chunk(shared: &Shared<'_>, chunk: &Wanted, plain: Result<&&[u8], &RepositoryError>) {
     for op in &chunk.ops {
-        match &plain {
+        match plain {
             Ok(plain) => {
                 let (start, len) = (op.offset as usize, op.len as usize);
-                match start.checked_add(len).and_then(|end| plain.get(start..end)) {
-                    Some(part) => op.file.write(shared, part, op.at),
-                    None => {
-                        let detail = FormatError::Inconsistent { what: "slice" }.to_string();
-                        op.file.fail(shared, IssueKind::Damaged, detail);
-                    }
+                let part = start.checked_add(len).and_then(|end| plain.get(start..end));
+                if let Some(part) = part {
+                    op.file.write(shared, part, op.at);
+                } else {
+                    let detail = FormatError::Inconsistent { what: "slice" }.to_string();
+                    op.file.fail(shared, IssueKind::Damaged, detail);
                 }
             }
             Err(error) => op.file.fail(shared, IssueKind::Damaged, error.to_string()),

@@ -21,7 +21,7 @@ fn fill(root: &Path, count: u64) {
     for number in 0..count {
         let dir = root.join(format!("d{:02}", number % 20));
         fs::create_dir_all(&dir).unwrap();
-        let len = 7 * (number as usize % 900);
+        let len = 7 * usize::try_from(number % 900).unwrap();
         fs::write(dir.join(format!("f{number:05}")), noise(number, len)).unwrap();
     }
 }
@@ -184,12 +184,12 @@ fn a_file_that_changes_once_is_read_again_and_one_that_keeps_changing_is_named()
         let path = source.path().join("f");
         fs::write(&path, noise(1, 20 << 20)).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
-        let mut left = changes;
+        let mut left: u8 = changes;
         let memory = Memory::new();
         let outcome = backup_meddled(source.path(), &memory, || {
             if left > 0 {
                 left -= 1;
-                file.write_all_at(&[left as u8; 10], 10 << 20).unwrap();
+                file.write_all_at(&[left; 10], 10 << 20).unwrap();
             }
         });
         if changes == 1 {
@@ -253,7 +253,7 @@ fn what_cannot_be_read_is_named_and_not_recorded_as_something_else() {
     fs::write(source.path().join("open"), "open").unwrap();
     fs::set_permissions(source.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for name in ["closed", "secret"] {
-        fs::set_permissions(source.path().join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(source.path().join(name), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let memory = Memory::new();
     let first = if is_root() { Some(backup(source.path(), &memory, &[])) } else { None };
@@ -369,6 +369,15 @@ fn a_cancelled_backup_leaves_a_checkpoint_that_the_next_one_goes_on_from() {
     assert_eq!(resumed.root, backup(source.path(), &memory, &[]).root);
 }
 
+/// Counts parents given up.
+struct Lost(u32);
+
+impl BackupHooks for Lost {
+    fn parent_lost(&mut self, _: &TreeError) {
+        self.0 += 1;
+    }
+}
+
 #[test]
 fn a_parent_that_cannot_be_read_costs_time_only() {
     let source = dir();
@@ -379,12 +388,6 @@ fn a_parent_that_cannot_be_read_costs_time_only() {
     let reader = TreeReader::open(&memory, &first.root).unwrap();
     let page = reader.root().page.unwrap();
     assert!(memory.lose(PackKind::Meta, &page));
-    struct Lost(u32);
-    impl BackupHooks for Lost {
-        fn parent_lost(&mut self, _: &TreeError) {
-            self.0 += 1;
-        }
-    }
     let mut hooks = Lost(0);
     let cancel = AtomicBool::new(false);
     let second =

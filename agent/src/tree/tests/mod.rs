@@ -2,12 +2,14 @@
 
 mod change;
 mod hostile;
+mod large;
 mod manifest;
 mod restore;
 mod roundtrip;
 mod scale;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -131,15 +133,16 @@ fn observe(root: &Path) -> BTreeMap<Vec<u8>, String> {
         } else {
             if meta.nlink() > 1 {
                 let first = inodes.entry((meta.dev(), meta.ino())).or_insert(below.clone());
-                text +=
-                    &format!(" link of {:?} ({})", String::from_utf8_lossy(first), meta.nlink());
+                let first = String::from_utf8_lossy(first);
+                write!(text, " link of {first:?} ({})", meta.nlink()).unwrap();
             }
             if kind.is_symlink() {
-                text += &format!(" -> {:?}", fs::read_link(&path).unwrap());
+                write!(text, " -> {:?}", fs::read_link(&path).unwrap()).unwrap();
             } else if kind.is_file() {
                 let bytes = fs::read(&path).unwrap();
                 let sum = repo_format_hash(&bytes);
-                text += &format!(" size {} sum {sum} data {:?}", meta.len(), data_map(&path));
+                let (len, map) = (meta.len(), data_map(&path));
+                write!(text, " size {len} sum {sum} data {map:?}").unwrap();
             } else {
                 assert!(
                     kind.is_fifo()

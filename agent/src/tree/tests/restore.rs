@@ -122,7 +122,7 @@ fn in_place_writes_only_what_differs() {
     file.write_all_at(b"!", 10).unwrap();
     let sparse = fs::File::options().write(true).open(target.path().join("sparse")).unwrap();
     sparse.write_all_at(b"not a hole", 8 << 20).unwrap();
-    fs::set_permissions(target.path().join("a/two"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(target.path().join("a/two"), fs::Permissions::from_mode(0o0)).unwrap();
     fs::remove_file(target.path().join("a.three")).unwrap();
     std::os::unix::fs::symlink("x", target.path().join("a.three")).unwrap();
     let mtime = fs::metadata(source.path().join("a/b/one")).unwrap();

@@ -230,8 +230,11 @@ fn the_same_tree_gives_the_same_root_whoever_works_on_it() {
     for number in 0..3000 {
         let dir = source.path().join(format!("d{}", number % 37));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("f{number}")), noise(number, 40 * (number as usize % 90)))
-            .unwrap();
+        fs::write(
+            dir.join(format!("f{number}")),
+            noise(number, 40 * usize::try_from(number % 90).unwrap()),
+        )
+        .unwrap();
     }
     fs::write(source.path().join("big"), noise(1, 150 << 20)).unwrap();
     settle();

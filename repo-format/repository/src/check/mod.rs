@@ -105,9 +105,9 @@ pub(crate) fn chain_problems(
     checker.check_sessions()?;
     let mut report = VerifyReport::default();
     findings.into_report(&mut report);
-    report.problems.retain(|problem| {
-        problem.object.starts_with("cat/") || problem.object.starts_with("cpg/")
-    });
+    report
+        .problems
+        .retain(|problem| problem.object.starts_with("cat/") || problem.object.starts_with("cpg/"));
     Ok(report.problems)
 }
 
@@ -246,7 +246,8 @@ impl<'a> Checker<'a> {
     fn judge_known_bad(&mut self) {
         let sound = self.findings.sound_packs();
         let dead = &self.view.head.catalog.dead;
-        let left = self.known_bad.iter().filter(|pack| !sound.contains(*pack) && !dead.contains(pack));
+        let left =
+            self.known_bad.iter().filter(|pack| !sound.contains(*pack) && !dead.contains(pack));
         for pack in left {
             if self.needed_bad.contains(pack) {
                 let what = "it was found damaged before, and snapshots still depend on it. Back up \

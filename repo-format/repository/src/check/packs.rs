@@ -166,11 +166,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn choose(
-        &self,
-        share: f64,
-        needed: &Numbers,
-    ) -> Result<(Vec<u32>, u64), RepositoryError> {
+    fn choose(&self, share: f64, needed: &Numbers) -> Result<(Vec<u32>, u64), RepositoryError> {
         let (mut chosen, mut total_bytes) = (Vec::new(), 0);
         let mut dice = u64::from_le_bytes(random::bytes()?);
         #[expect(
@@ -182,7 +178,9 @@ impl Checker<'_> {
         let is_all = self.options.snapshots.is_none();
         self.index.packs(&mut |number, row, state| {
             // A linear congruential generator is random enough for a sample.
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let is_wanted = is_all || needed.contains(number);
             let is_readable = state != PackState::Dead && !self.findings.is_bad(&row.identity.name);
             if is_wanted && is_readable && dice >> 32 < limit {

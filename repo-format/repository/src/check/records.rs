@@ -8,11 +8,11 @@ use repo_format::key::ObjectKey;
 use repo_format::limits::RECORD_BYTES_MAX;
 
 use super::{Checker, sessions};
+use crate::RepositoryError;
 use crate::catalog;
 use crate::gc::CATALOGS_KEPT;
 use crate::recover::{catalog_numbers, describe, is_lost, page_names};
 use crate::store::StoreError;
-use crate::RepositoryError;
 
 /// A readable catalog and the hash of its object.
 type Chain = BTreeMap<u64, (Catalog, [u8; 32])>;
@@ -110,11 +110,7 @@ impl Checker<'_> {
 
     /// Each version names the one before by hash, none is missing in between. The chain starts
     /// anew at a version that names none: a repair made it.
-    fn check_links(
-        &self,
-        numbers: &BTreeSet<u64>,
-        chain: &Chain,
-    ) -> Result<(), RepositoryError> {
+    fn check_links(&self, numbers: &BTreeSet<u64>, chain: &Chain) -> Result<(), RepositoryError> {
         let Some(newest) = numbers.last() else { return Ok(()) };
         let start = chain.iter().rev().find(|(_, (catalog, _))| catalog.previous == [0; 32]);
         let start = start.map_or(0, |(n, _)| *n);

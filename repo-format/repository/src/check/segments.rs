@@ -46,12 +46,10 @@ impl Checker<'_> {
     /// What is wrong with a segment.
     fn test_segment(&self, segment: &SegmentRef) -> Result<Option<String>, RepositoryError> {
         let key = ObjectKey::Segment(segment.name);
-        let surveyed = self
-            .repository
-            .store()
-            .size(&key)
-            .map_err(RepositoryError::from)
-            .and_then(|bytes| Ok((bytes, segments::survey(self.repository, segment.name, bytes)?)));
+        let surveyed =
+            self.repository.store().size(&key).map_err(RepositoryError::from).and_then(|bytes| {
+                Ok((bytes, segments::survey(self.repository, segment.name, bytes)?))
+            });
         match surveyed {
             Ok((_, found)) if found == *segment => Ok(None),
             Ok((bytes, _)) => Ok(Some(format!(

@@ -104,14 +104,13 @@ impl Checker<'_> {
             return Ok(());
         }
         let folded = self.folded();
-        let alone = |id: &&SessionId| {
-            !self.view.sessions.contains_key(*id) && !folded.contains(*id)
-        };
+        let alone =
+            |id: &&SessionId| !self.view.sessions.contains_key(*id) && !folded.contains(*id);
         let lone: Vec<SessionId> = self.view.registers.iter().filter(alone).copied().collect();
         let guilty = self.confirm(lone, |checker, id| {
-            Ok(checker.lone_commit(id)?.map(|_| {
-                "it is missing, so what the session committed does not count".to_owned()
-            }))
+            Ok(checker
+                .lone_commit(id)?
+                .map(|_| "it is missing, so what the session committed does not count".to_owned()))
         })?;
         for (id, what) in guilty {
             self.findings.problem(ObjectKey::Session(id), what);

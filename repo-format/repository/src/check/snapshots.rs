@@ -40,12 +40,7 @@ impl<'a> Source<'a> {
 }
 
 impl ChunkSource for Source<'_> {
-    fn get(
-        &self,
-        _: PackKind,
-        id: &ChunkId,
-        plain: &mut Vec<u8>,
-    ) -> Result<(), RepositoryError> {
+    fn get(&self, _: PackKind, id: &ChunkId, plain: &mut Vec<u8>) -> Result<(), RepositoryError> {
         for place in self.reader.locate(id)? {
             match self.reader.fetch_at(id, place, plain) {
                 Ok(()) => return Ok(()),
@@ -94,11 +89,7 @@ impl Checker<'_> {
     }
 
     /// Whether a pack gives a chunk that the index says it has.
-    fn test_chunk(
-        &self,
-        pack: &PackName,
-        id: &ChunkId,
-    ) -> Result<Option<String>, RepositoryError> {
+    fn test_chunk(&self, pack: &PackName, id: &ChunkId) -> Result<Option<String>, RepositoryError> {
         let Some((number, _)) = self.listed_row(pack)? else { return Ok(None) };
         let mut plain = Vec::new();
         for place in self.index.locate(id)? {

@@ -1,12 +1,14 @@
 //! Sessions whose record or register is damaged.
 
 use repo_format::id::SessionId;
+use repo_format::key::ObjectKey;
 use repo_format::session::{Commit, SegmentRef};
 
 use super::Repair;
 use crate::gc;
 use crate::recover::readable_segments;
 use crate::repository::now_s;
+use crate::store::StoreError;
 use crate::view::{self, Register, View};
 use crate::{RepositoryError, session};
 
@@ -56,14 +58,14 @@ impl Repair<'_> {
         let folded: Vec<SessionId> =
             view.head.catalog.folded.iter().map(|folded| folded.session).collect();
         for (id, record) in &view.sessions {
-            if record.is_none() && !folded.contains(id) && !view.registers.contains(id) {
+            let is_open = !folded.contains(id) && !view.registers.contains(id);
+            if record.is_none() && is_open && self.exists(&ObjectKey::Session(*id))? {
                 session::fence(self.repository, id)?;
                 self.report.done.push(format!("session {id} was ended: its record is damaged"));
             }
         }
-        let record_lost = |id: &&SessionId| {
-            !folded.contains(*id) && matches!(view.sessions.get(*id), Some(None))
-        };
+        let record_lost =
+            |id: &&SessionId| !folded.contains(*id) && matches!(view.sessions.get(*id), Some(None));
         for id in view.unfolded.keys().filter(record_lost) {
             self.report.done.push(format!("session {id} was folded: its record is damaged"));
         }
@@ -74,6 +76,14 @@ impl Repair<'_> {
             gc::clean_sessions(self.repository, &view)?;
         }
         Ok(())
+    }
+
+    fn exists(&self, key: &ObjectKey) -> Result<bool, RepositoryError> {
+        match self.repository.store().size(key) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Commits without a session that the catalog never took in.

@@ -7,13 +7,13 @@ use repo_format::pack::PackKind;
 use repo_format::snapshot::Snapshot;
 
 use super::Repair;
+use crate::RepositoryError;
 use crate::packer::PackOptions;
 use crate::reader::Reader;
 use crate::recover::is_lost;
 use crate::view::View;
 use crate::walk::{self, Context, Seen, Visitor};
 use crate::writer::{Writer, WriterOptions, sync_index};
-use crate::RepositoryError;
 
 /// Memory for packs being filled, chunks of the greatest length apart.
 const PACK_MEMORY_BYTES: usize = 40 << 20;
@@ -49,10 +49,9 @@ impl Repair<'_> {
             writer.finish_repack()?;
             self.report.salvaged_chunks += counts.new_chunks;
             self.report.salvaged_bytes += counts.new_plain_bytes;
-            self.report.done.push(format!(
-                "{} chunks were copied out of damaged packs",
-                counts.new_chunks
-            ));
+            self.report
+                .done
+                .push(format!("{} chunks were copied out of damaged packs", counts.new_chunks));
             let view = self.fold()?;
             sync_index(self.repository, self.index, &view)?;
         }

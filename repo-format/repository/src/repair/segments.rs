@@ -31,7 +31,8 @@ impl Repair<'_> {
         }
         // The session keeps others from taking the new segments for left-overs.
         let session = OpenSession::writer(self.repository, ClusterId::NONE)?;
-        let mut rebuilt = Rebuilt { session: &session, segments: Vec::new(), batch: Batch::default() };
+        let mut rebuilt =
+            Rebuilt { session: &session, segments: Vec::new(), batch: Batch::default() };
         for (pack, bytes) in packs {
             self.check_cancelled()?;
             match read_table(self.repository, &pack, bytes) {

@@ -115,7 +115,6 @@ impl Fixture {
         let (repository, index) = self.open_in(cache.path())?;
         Ok(Opened { repository, index, _cache: Some(cache) })
     }
-
 }
 
 impl Opened {
@@ -137,7 +136,6 @@ impl Opened {
         };
         gc::prune(&self.repository, &self.index, &options, &Unwatched).unwrap();
     }
-
 }
 
 impl Fixture {
@@ -329,10 +327,7 @@ fn put_tree(sink: &dyn ChunkSink, files: &BTreeMap<String, Vec<u8>>) -> ChunkId 
     sink.put(PackKind::Meta, &root.encode()).unwrap()
 }
 
-fn get_tree(
-    reader: &Reader,
-    root: &ChunkId,
-) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
+fn get_tree(reader: &Reader, root: &ChunkId) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
     let mut plain = Vec::new();
     reader.get(PackKind::Meta, root, &mut plain)?;
     let mut stack: Vec<ChunkId> = TreeRoot::decode(&plain).unwrap().page.into_iter().collect();

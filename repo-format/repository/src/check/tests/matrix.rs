@@ -10,7 +10,8 @@ use repo_format::id::ClusterId;
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::pack::PackKind;
 
-use super::fixture::{CHUNK, Source, Damage, Fixture, Opened, packs};
+use super::fixture::{CHUNK, Damage, Fixture, Opened, Source, noise, packs};
+use crate::index::PackState;
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{RepositoryError, catalog};
@@ -45,9 +46,8 @@ fn damage_each(wanted: &str, flips: usize) {
     let own_slot = opened.repository.slots().unwrap().0;
     let own_slot = own_slot.iter().find(|slot| slot.current).unwrap().id.clone();
     drop(opened);
-    let is_wanted = |key: &ObjectKey| {
-        kind(key) == wanted && key.to_string() != format!("keys/{own_slot}")
-    };
+    let is_wanted =
+        |key: &ObjectKey| kind(key) == wanted && key.to_string() != format!("keys/{own_slot}");
     let objects: Vec<ObjectKey> = fixture.objects().into_iter().filter(is_wanted).collect();
     // The flips are spread over the objects of the kind.
     let flips = flips.div_ceil(objects.len()).max(4);
@@ -148,9 +148,13 @@ fn remove_packs(fixture: &Fixture, opened: &Opened, kind: PackKind, name: &str) 
     let mut removed = 0;
     opened
         .index
-        .packs(&mut |_, row, _| {
+        .packs(&mut |_, row, state| {
             let identity = &row.identity;
-            if identity.kind == kind && of_name.contains(&identity.name.session) {
+            // A dead one is gone already.
+            if state != PackState::Dead
+                && identity.kind == kind
+                && of_name.contains(&identity.name.session)
+            {
                 Damage::Removed.apply(&fixture.path(&ObjectKey::Pack(identity.name)));
                 removed += 1;
             }
@@ -181,14 +185,14 @@ fn what_is_lost_is_named_by_path_and_by_range() {
 
 #[test]
 fn a_lost_manifest_is_everything() {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
     let opened = fixture.open_cold().unwrap();
-    remove_packs(&fixture, &opened, PackKind::Meta, "home");
+    let id = fixture.back_up(&opened, "new", Source::Volume(noise(50, 3 * CHUNK)));
+    assert_eq!(remove_packs(&fixture, &opened, PackKind::Meta, "new"), 1);
     let report = opened.verify(None);
     let lost: Vec<_> =
-        report.damaged_snapshots.iter().map(|lost| (lost.name.as_str(), &lost.paths)).collect();
-    let everything = vec!["everything".to_owned()];
-    assert_eq!(lost, [("home", &everything), ("home", &everything)]);
+        report.damaged_snapshots.iter().map(|lost| (lost.id.clone(), lost.paths.clone())).collect();
+    assert_eq!(lost, [(id.to_string(), vec!["everything".to_owned()])]);
 }
 
 #[test]

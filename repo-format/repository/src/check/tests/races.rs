@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use repo_format::id::SnapshotId;
 
-use super::fixture::{CHUNK, Source, Fixture, noise};
+use super::fixture::{CHUNK, Fixture, Source, noise};
 use crate::check::{VerifyOptions, verify};
 use crate::gc::{self, Unwatched};
 use crate::view::View;

@@ -68,8 +68,7 @@ fn repair_each(prefix: Prefix, may_lose: usize) {
             continue;
         }
         let len = fs::read(sound.path(&key)).unwrap().len();
-        let damages =
-            [Damage::Removed, Damage::CutTo(0), Damage::CutTo(len / 2), Damage::Flipped(len * 5)];
+        let damages = [Damage::Removed, Damage::CutTo(len / 2), Damage::Flipped(len * 5)];
         for damage in damages {
             let mut fixture = sound.cloned(copy);
             damage.apply(&fixture.path(&key));

@@ -96,6 +96,9 @@ fn a_kill_before_any_change_leaves_a_cache_that_is_right() {
         check_what_counts(&index, &world, &view, 0..5 * CHUNKS + 1, &when);
         sync(&index, &reversed, &world);
         check(&index, &world, &reversed, 0..5 * CHUNKS + 1, &when).unwrap();
+        let first = view_of(&view.segments[..1]);
+        sync(&index, &first, &world);
+        check(&index, &world, &first, 0..5 * CHUNKS + 1, &when).unwrap();
         if status.success() {
             assert!(steps > 30, "only {steps} changes");
             return;

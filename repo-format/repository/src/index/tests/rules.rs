@@ -228,6 +228,12 @@ fn a_segment_that_is_not_what_the_catalog_lists_is_not_believed() {
         assert_eq!(report.unreadable.len(), 1, "{wrong:?}");
         check(&index, &world, &view_of(&[sound]), 0..10, "with a wrong segment").unwrap();
     }
+
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    sync(&index, &view_of(&[listed]), &world);
+    let report = sync(&index, &view_of(&[SegmentRef { packs: 3, ..listed }]), &world);
+    assert_eq!(report.unreadable.len(), 1, "what was loaded under that name is something else");
 }
 
 #[test]

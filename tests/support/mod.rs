@@ -1,0 +1,27 @@
+//! Surroundings for the program under test.
+
+mod compare;
+mod data;
+mod machine;
+mod rng;
+mod salvor;
+
+pub use compare::{assert_same_tree, assert_same_volume, data_map, observe, same_bytes};
+pub use data::{change_image, change_tree, make_image, make_tree, noise_file};
+pub use machine::{Device, Mount, as_nobody, privileged, run};
+pub use rng::{Rng, seed};
+pub use salvor::{Ended, Lab, Running, Stored, binary};
+
+/// Whether to run at full length.
+pub fn soak() -> bool {
+    std::env::var_os("SALVOR_SOAK").is_some_and(|value| value != "0")
+}
+
+/// A folder on a disk, where direct I/O and holes are real.
+pub fn scratch() -> tempfile::TempDir {
+    let base = std::env::var_os("SALVOR_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
+    tempfile::Builder::new().prefix("salvor-test-").tempdir_in(base).unwrap()
+}
+
+/// One MiB.
+pub const MIB: u64 = 1 << 20;
