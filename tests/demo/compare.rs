@@ -19,7 +19,7 @@ const XATTR_BYTES_MAX: usize = 64 << 10;
 pub(crate) fn image(folder: &Path, original: &str, restored: &str) -> Outcome<()> {
     let [a, b] = [original, restored].map(|name| folder.join(name));
     let [meta_a, meta_b] = [metadata(&a)?, metadata(&b)?];
-    same("the length", &b, meta_a.len(), meta_b.len())?;
+    same("the length", &b, &meta_a.len(), &meta_b.len())?;
     same_bytes(&a, &b)?;
     same_holes(&b, &meta_a, &meta_b)?;
     println!("      identical to {original}: {}, every byte; holes are holes", bytes(meta_a.len()));
@@ -30,11 +30,12 @@ pub(crate) fn image(folder: &Path, original: &str, restored: &str) -> Outcome<()
 pub(crate) fn tree(folder: &Path, original: &str, restored: &str) -> Outcome<()> {
     let mut comparison = Comparison::default();
     comparison.entry(&folder.join(original), &folder.join(restored), Path::new(""))?;
+    let Comparison { entries, bytes: length, .. } = comparison;
+    let what = if entries == 1 { String::new() } else { format!("{entries} entries, ") };
     println!(
-        "      identical to {original}: {} entries, {}, every byte; kinds, modes, owners, times, \
-         links, holes, extended attributes",
-        comparison.entries,
-        bytes(comparison.bytes)
+        "      identical to {original}: {what}{}, every byte; kinds, modes, owners, times, links, \
+         holes, extended attributes",
+        bytes(length)
     );
     Ok(())
 }
@@ -52,29 +53,30 @@ impl Comparison {
     fn entry(&mut self, a: &Path, b: &Path, path: &Path) -> Outcome<()> {
         let [meta_a, meta_b] = [metadata(a)?, metadata(b)?];
         self.entries += 1;
-        same("the kind", b, meta_a.file_type(), meta_b.file_type())?;
-        same("the mode", b, meta_a.mode(), meta_b.mode())?;
-        same("the owner", b, (meta_a.uid(), meta_a.gid()), (meta_b.uid(), meta_b.gid()))?;
+        same("the kind", b, &meta_a.file_type(), &meta_b.file_type())?;
+        same("the mode", b, &meta_a.mode(), &meta_b.mode())?;
+        let owner = |meta: &Metadata| (meta.uid(), meta.gid());
+        same("the owner", b, &owner(&meta_a), &owner(&meta_b))?;
         let time = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
-        same("the time", b, time(&meta_a), time(&meta_b))?;
-        same("an extended attribute", b, attributes(a)?, attributes(b)?)?;
+        same("the time", b, &time(&meta_a), &time(&meta_b))?;
+        same("an extended attribute", b, &attributes(a)?, &attributes(b)?)?;
         let kind = meta_a.file_type();
         if kind.is_dir() {
             return self.children(a, b, path);
         }
-        same("the number of links", b, meta_a.nlink(), meta_b.nlink())?;
+        same("the number of links", b, &meta_a.nlink(), &meta_b.nlink())?;
         let [first_a, first_b] = self.first_paths(path, [&meta_a, &meta_b]);
-        same("the hard link", b, first_a, first_b)?;
+        same("the hard link", b, &first_a, &first_b)?;
         if kind.is_symlink() {
             let [to_a, to_b] = [a, b].map(|link| fs::read_link(link).while_(link.display()));
-            same("the target", b, to_a?, to_b?)?;
+            same("the target", b, &to_a?, &to_b?)?;
         } else if kind.is_file() {
-            same("the length", b, meta_a.len(), meta_b.len())?;
+            same("the length", b, &meta_a.len(), &meta_b.len())?;
             same_bytes(a, b)?;
             same_holes(b, &meta_a, &meta_b)?;
             self.bytes += meta_a.len();
         } else if kind.is_char_device() || kind.is_block_device() {
-            same("the device", b, meta_a.rdev(), meta_b.rdev())?;
+            same("the device", b, &meta_a.rdev(), &meta_b.rdev())?;
         }
         Ok(())
     }
@@ -109,7 +111,7 @@ fn names(folder: &Path) -> Outcome<BTreeSet<OsString>> {
     entries.map(|entry| Ok(entry.while_(folder.display())?.file_name())).collect()
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, path: &Path, a: T, b: T) -> Outcome<()> {
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, path: &Path, a: &T, b: &T) -> Outcome<()> {
     if a == b {
         return Ok(());
     }

@@ -128,7 +128,7 @@ impl Playground {
             let offset = number * part + chance.below((part - length) / 4096) * 4096;
             let offset = offset / 4096 * 4096;
             image.write_all_at(&chance.bytes(length), offset).while_(path.display())?;
-            list.push_str(&format!("{{\"offset\": {offset}, \"length\": {length}}}\n"));
+            list += &format!("{{\"offset\": {offset}, \"length\": {length}}}\n");
             sum += length;
         }
         fs::write(self.folder.join("changed.json"), list).while_("changed.json")?;
@@ -248,8 +248,8 @@ impl<'a> Copy<'a> {
     }
 }
 
-fn set_time(path: &Path, tv_sec: i64, tv_nsec: i64) -> Outcome<()> {
-    let time = Timespec { tv_sec, tv_nsec };
+fn set_time(path: &Path, seconds: i64, nanoseconds: i64) -> Outcome<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).while_(path.display())
 }
@@ -276,11 +276,11 @@ fn make_special_files(folder: &Path) -> Outcome<String> {
     }
     let mode = Mode::from_raw_mode(0o640);
     rustix::fs::mknodat(CWD, folder.join("fifo"), FileType::Fifo, mode, 0).while_("a FIFO")?;
-    let made = "symbolic and hard links, a sparse file, a FIFO, a set-uid file, a name that is \
+    let always = "symbolic and hard links, a sparse file, a FIFO, a set-uid file, a name that is \
                 not UTF-8";
     Ok(make_what_is_allowed(folder)
         .into_iter()
-        .fold(made.to_owned(), |made, next| format!("{made}, {next}")))
+        .fold(always.to_owned(), |all, next| format!("{all}, {next}")))
 }
 
 /// What needs root, or a file system that can.
@@ -289,7 +289,7 @@ fn make_what_is_allowed(folder: &Path) -> Vec<&'static str> {
     let attribute = |name, value: &[u8]| {
         rustix::fs::setxattr(&single, name, value, XattrFlags::empty()).is_ok()
     };
-    let mode = Mode::from_raw_mode(0o600);
+    let private = Mode::from_raw_mode(0o600);
     let null = rustix::fs::makedev(1, 3);
     let device = folder.join("device");
     let made = [
@@ -298,7 +298,7 @@ fn make_what_is_allowed(folder: &Path) -> Vec<&'static str> {
         ("a socket", UnixListener::bind(folder.join("socket")).is_ok()),
         (
             "a device",
-            rustix::fs::mknodat(CWD, &device, FileType::CharacterDevice, mode, null).is_ok(),
+            rustix::fs::mknodat(CWD, &device, FileType::CharacterDevice, private, null).is_ok(),
         ),
     ];
     made.into_iter().filter(|(_, made)| *made).map(|(what, _)| what).collect()

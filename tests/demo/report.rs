@@ -97,7 +97,7 @@ impl fmt::Display for Report {
 fn write_row(f: &mut fmt::Formatter<'_>, cells: &[String; 10]) -> fmt::Result {
     let mut line = format!("{:<width$}", cells[0], width = WIDTHS[0]);
     for (cell, width) in cells.iter().zip(WIDTHS).skip(1) {
-        line.push_str(&format!("{cell:>width$}"));
+        line += &format!("{cell:>width$}");
     }
     writeln!(f, "{}", line.trim_end())
 }

@@ -54,15 +54,15 @@ impl Graph {
         let names: BTreeMap<&str, &str> = list(&metadata["packages"])
             .map(|package| (text(&package["id"]), text(&package["name"])))
             .collect();
-        let named = |id: &Value| names[text(id)].to_owned();
+        let name_of = |id: &Value| names[text(id)].to_owned();
         let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in list(&metadata["resolve"]["nodes"]) {
-            let used = list(&node["deps"])
+            let deps = list(&node["deps"])
                 .filter(|dep| list(&dep["dep_kinds"]).any(|kind| kind["kind"].is_null()))
-                .map(|dep| named(&dep["pkg"]));
-            uses.entry(named(&node["id"])).or_default().extend(used);
+                .map(|dep| name_of(&dep["pkg"]));
+            uses.entry(name_of(&node["id"])).or_default().extend(deps);
         }
-        Self { ours: list(&metadata["workspace_members"]).map(named).collect(), uses }
+        Self { ours: list(&metadata["workspace_members"]).map(name_of).collect(), uses }
     }
 
     /// `name` and all that it uses, and that uses.

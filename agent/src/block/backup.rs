@@ -145,7 +145,7 @@ impl Run<'_> {
         let (plan_out, plan_in) = bounded::<ReadRequest>(PLANNED_AHEAD);
         let (read_out, read_in) = bounded::<ReadDone>(setup.pool.count());
         let limit = setup.bytes_per_second.map(Throttle::new);
-        let requests = PacedRequests { requests: plan_in, limit };
+        let requests = PacedRequests { requests: plan_in, limit, stop: Arc::clone(&self.stop) };
         let read_setup = ReadSetup {
             engine: setup.engine,
             depth: READ_DEPTH.min(setup.pool.count().saturating_sub(setup.workers).max(1)),
@@ -226,7 +226,7 @@ impl Run<'_> {
             };
             let read = work.read.clone();
             if let Some(full) = self.pages.start(work) {
-                self.store_page(full)?;
+                self.store_page(&full)?;
             }
             for chunk in read {
                 let span = self.grid.span(chunk);
@@ -256,7 +256,7 @@ impl Run<'_> {
             };
             Progress::add(&self.progress.done, answer.len_bytes as u64);
             if let Some(full) = self.pages.set(chunk, slot) {
-                self.store_page(full)?;
+                self.store_page(&full)?;
             }
         }
         Ok(())
@@ -277,7 +277,7 @@ impl Run<'_> {
         Ok(slot)
     }
 
-    fn store_page(&self, full: FullPage) -> Result<(), BlockError> {
+    fn store_page(&self, full: &FullPage) -> Result<(), BlockError> {
         let mut stored = Ok(ChunkId::NONE);
         let summary = full.page.summary(|| {
             stored = self.writer.put(PackKind::Meta, &full.page.encode());
@@ -340,6 +340,7 @@ impl Parent for StoredParent<'_> {
 struct PacedRequests {
     requests: Receiver<ReadRequest>,
     limit: Option<Throttle>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Iterator for PacedRequests {
@@ -348,7 +349,7 @@ impl Iterator for PacedRequests {
     fn next(&mut self) -> Option<ReadRequest> {
         let request = self.requests.recv().ok()?;
         if let Some(limit) = &mut self.limit {
-            limit.pace(request.len_bytes as u64);
+            limit.pace(request.len_bytes as u64, &self.stop);
         }
         Some(request)
     }
@@ -367,10 +368,14 @@ impl Throttle {
         Self { bytes_per_second: bytes_per_second.max(1), due: Instant::now() }
     }
 
-    /// Waits until `bytes` more are within the limit. Time not used is not saved up for a burst.
-    pub fn pace(&mut self, bytes: u64) {
+    /// Waits until `bytes` more are within the limit, or until `stop` is set. Time not used is not
+    /// saved up for a burst.
+    pub fn pace(&mut self, bytes: u64, stop: &AtomicBool) {
+        const GLANCE: Duration = Duration::from_millis(100);
         let now = Instant::now();
-        std::thread::sleep(self.due.saturating_duration_since(now));
+        while Instant::now() < self.due && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(GLANCE.min(self.due.saturating_duration_since(Instant::now())));
+        }
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.due = self.due.max(now) + cost;

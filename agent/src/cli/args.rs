@@ -1,5 +1,10 @@
 //! The command line: what can be typed, and what each word means.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "these comments are the help texts, and terminals show no markup"
+)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

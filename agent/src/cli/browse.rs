@@ -3,13 +3,14 @@
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use repo_format::limits::PAGE_SLOTS;
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::tree::{Content, Entry, EntryKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
-use repository::RepositoryError;
+use repository::{Repository, RepositoryError};
 use repository::chunks::ChunkSource;
 use repository::reader::Reader;
 use repository::session::OpenSession;
@@ -38,16 +39,27 @@ pub(super) fn open(context: &Context, wanted: &str) -> Result<Opened, CliError> 
     let repository = context.open()?;
     let view = View::for_reading(&repository)?;
     let snapshot = view.find(wanted)?.clone();
-    let (session, view) = match OpenSession::reader(&repository, CLUSTER, snapshot.id) {
-        Ok((session, view)) => (Some(session), view),
-        Err(RepositoryError::Store(error)) => {
-            context.ui.detail(&format!("reading without a session: {error}"));
-            (None, view)
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let (session, view) = pin(context, &repository, &snapshot, view)?;
     let reader = context.reader(&repository, &view)?;
     Ok(Opened { snapshot, reader, _session: session })
+}
+
+/// Opens a session that holds `snapshot`, and the view to read with: `view` itself where no
+/// session can be made.
+fn pin(
+    context: &Context,
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    view: View,
+) -> Result<(Option<OpenSession>, View), CliError> {
+    match OpenSession::reader(repository, CLUSTER, snapshot.id) {
+        Ok((session, view)) => Ok((Some(session), view)),
+        Err(RepositoryError::Store(error)) => {
+            context.ui.detail(&format!("reading without a session: {error}"));
+            Ok((None, view))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The path of a tree as the manifest has it: relative, without a trailing slash.
@@ -156,7 +168,7 @@ fn long_line(entry: &Entry) -> String {
     let meta = &entry.meta;
     let time_ns =
         meta.mtime.sec.saturating_mul(1_000_000_000).saturating_add(meta.mtime.nsec.into());
-    let mut line = format!(
+    let line = format!(
         "{}{:04o} {:>6} {:>6} {:>12} {} {}",
         letter(entry.kind),
         meta.mode,
@@ -167,11 +179,10 @@ fn long_line(entry: &Entry) -> String {
         shown(&entry.path)
     );
     match &entry.content {
-        Content::Symlink(target) => line.push_str(&format!(" -> {}", shown(target))),
-        Content::HardLink(first) => line.push_str(&format!(" = {}", shown(first))),
-        _ => {}
+        Content::Symlink(target) => format!("{line} -> {}", shown(target)),
+        Content::HardLink(first) => format!("{line} = {}", shown(first)),
+        _ => line,
     }
-    line
 }
 
 fn entry_json(entry: &Entry) -> serde_json::Value {
@@ -258,7 +269,7 @@ pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, CliError>
     if a.snapshot.kind != other.kind {
         return Err(CliError::Failed("a volume and a tree cannot be compared".into()));
     }
-    let (pin, view) = OpenSession::reader(a.reader.repository(), CLUSTER, other.id)?;
+    let (pin, view) = pin(context, a.reader.repository(), &other, view)?;
     repository::writer::sync_index(a.reader.repository(), a.reader.index(), &view)?;
     let exit = match other.kind {
         VolumeKind::Tree => diff_trees(context, &a, &other)?,

@@ -61,7 +61,7 @@ pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliEr
         gc::forget(&repository, &doomed, Some(CLUSTER))?;
     }
     if args.prune && !args.dry_run {
-        return run_prune(context, &repository, false, Share(0.1), Duration::from_secs(900));
+        return run_prune(context, &repository, false, Share(0.1), Duration::from_mins(15));
     }
     if !doomed.is_empty() && !args.dry_run {
         context.ui.say("run `salvor prune` to reclaim their space");
@@ -107,7 +107,7 @@ fn show_decisions(context: &Context, view: &View, decisions: &[Decision], dry_ru
 
 pub(super) fn prune(context: &Context, args: &PruneArgs) -> Result<Exit, CliError> {
     let repository = context.open()?;
-    let fence_after = Duration::from_secs(args.fence_minutes * 60);
+    let fence_after = Duration::from_mins(args.fence_minutes);
     run_prune(context, &repository, args.dry_run, args.max_repack, fence_after)
 }
 

@@ -16,6 +16,7 @@ mod ui;
 mod units;
 mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -41,10 +42,9 @@ pub fn main() -> ExitCode {
             let message = error.chain();
             let exit = error.exit();
             if json {
-                println!(
-                    "{}",
-                    serde_json::json!({ "type": "error", "message": message, "exit": exit.code() })
-                );
+                let object =
+                    serde_json::json!({ "type": "error", "message": message, "exit": exit.code() });
+                drop(writeln!(std::io::stdout(), "{object}"));
             }
             eprintln!("salvor: {message}");
             ExitCode::from(exit.code())
@@ -55,7 +55,10 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "salvor", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "salvor", &mut script);
+            // A reader that went away wants no more of it.
+            drop(std::io::stdout().write_all(&script));
             return Ok(Exit::Done);
         }
         Command::Man => return print_manual(),

@@ -26,7 +26,7 @@ use super::units;
 use crate::block;
 use crate::block::backup::BlockError;
 use crate::block::restore::{BlockRestored, RestoreSetup};
-use crate::tree::restore::{RestoreJob, RestoreOptions, restore_tree};
+use crate::tree::restore::{RestoreJob, RestoreOptions, RestoreOutcome, restore_tree};
 use crate::tree::{self, TreeError};
 use crate::volume::{BufPool, Target};
 
@@ -77,9 +77,7 @@ fn restore_volume(
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(BlockError::Interrupted) => {
-            return Err(CliError::Interrupted(
-                "interrupted. Run the same command again: it goes on from what is there".into(),
-            ));
+            return Err(interrupted());
         }
         Err(error) => return Err(error.into()),
     };
@@ -105,7 +103,7 @@ fn restore_setup(
         pool: BufPool::new(buffers.clamp(8, 64), 1 << chunk_log2)?,
         fetchers: 3,
         workers: context.threads(),
-        in_place: place.in_place,
+        in_place: place.overwrites,
         no_sparse: args.no_sparse,
         cancel: Arc::clone(&context.cancel),
     })
@@ -154,9 +152,9 @@ fn report_volume(
 /// somebody needs.
 struct Place {
     target: Arc<Target>,
-    in_place: bool,
+    overwrites: bool,
     resumes: bool,
-    mark: Option<PathBuf>,
+    mark: Option<Mark>,
 }
 
 impl Place {
@@ -181,17 +179,17 @@ impl Place {
                 return Err(CliError::Failed(message));
             }
             let target = Arc::new(Target::open_in_place(path, root.size_bytes)?);
-            return Ok(Self { target, in_place: true, resumes: false, mark: None });
+            return Ok(Self { target, overwrites: true, resumes: false, mark: None });
         }
-        let mark = mark_of(path);
-        let resumes =
-            fs::read_to_string(&mark).is_ok_and(|id| id.trim() == snapshot.id.to_string());
+        let mark = Mark::beside(path);
+        let resumes = mark.names(snapshot);
         if kind.is_ok() && (args.in_place || resumes) {
             let mut target = Target::open_in_place(path, 0)?;
             target.set_size(root.size_bytes)?;
             let resumes = resumes && !args.in_place;
-            let mark = resumes.then_some(mark);
-            return Ok(Self { target: Arc::new(target), in_place: true, resumes, mark });
+            // Whatever left a mark here, after this the file is whole and somebody's.
+            let mark = mark.exists().then_some(mark);
+            return Ok(Self { target: Arc::new(target), overwrites: true, resumes, mark });
         }
         if kind.is_ok() {
             let message = format!(
@@ -201,27 +199,47 @@ impl Place {
             return Err(CliError::Failed(message));
         }
         // The mark is there before the file is: an unfinished file is never without one.
-        let what = format!("cannot write to {}", mark.display());
-        fs::write(&mark, snapshot.id.to_string()).map_err(CliError::io(what))?;
+        mark.set(snapshot)?;
         let target = Target::create(path, root.size_bytes).inspect_err(|_| {
-            drop(fs::remove_file(&mark));
+            drop(mark.clear());
         })?;
         let mark = Some(mark);
-        Ok(Self { target: Arc::new(target), in_place: false, resumes: false, mark })
+        Ok(Self { target: Arc::new(target), overwrites: false, resumes: false, mark })
     }
 
     /// Everything is on disk: the mark goes.
     fn finish(self) -> Result<(), CliError> {
-        let Some(mark) = self.mark else { return Ok(()) };
-        let what = format!("cannot remove {}", mark.display());
-        fs::remove_file(&mark).map_err(CliError::io(what))
+        self.mark.map_or(Ok(()), |mark| mark.clear())
     }
 }
 
-fn mark_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".salvor-restoring");
-    PathBuf::from(name)
+/// A file beside a target that names the snapshot being restored to it.
+struct Mark(PathBuf);
+
+impl Mark {
+    fn beside(target: &Path) -> Self {
+        let mut name = target.as_os_str().to_owned();
+        name.push(".salvor-restoring");
+        Self(PathBuf::from(name))
+    }
+
+    fn exists(&self) -> bool {
+        self.0.exists()
+    }
+
+    fn names(&self, snapshot: &Snapshot) -> bool {
+        fs::read_to_string(&self.0).is_ok_and(|id| id.trim() == snapshot.id.to_string())
+    }
+
+    fn set(&self, snapshot: &Snapshot) -> Result<(), CliError> {
+        let what = format!("cannot write {}", self.0.display());
+        fs::write(&self.0, snapshot.id.to_string()).map_err(CliError::io(what))
+    }
+
+    fn clear(&self) -> Result<(), CliError> {
+        let what = format!("cannot remove {}", self.0.display());
+        fs::remove_file(&self.0).map_err(CliError::io(what))
+    }
 }
 
 fn restore_directory(
@@ -233,11 +251,14 @@ fn restore_directory(
     let subtree = args.path.as_deref().map(tree_path).transpose()?.unwrap_or_default();
     let what = format!("cannot restore to {}", args.target.display());
     let target = std::path::absolute(&args.target).map_err(CliError::io(what))?;
-    let mark = mark_of(&target);
-    let resumes = !args.in_place
-        && fs::read_to_string(&mark).is_ok_and(|id| id.trim() == opened.snapshot.id.to_string());
+    let mark = Mark::beside(&target);
+    let resumes = !args.in_place && mark.names(&opened.snapshot);
     if resumes {
         context.ui.note("going on with an interrupted restore: files that are complete are kept");
+    }
+    let marked = !args.in_place && !resumes && is_free(&target);
+    if marked {
+        mark.set(&opened.snapshot)?;
     }
     let options = RestoreOptions {
         in_place: args.in_place || resumes,
@@ -248,53 +269,20 @@ fn restore_directory(
         workers: 0,
         scratch: std::env::temp_dir(),
     };
-    let source = Batched(&opened.reader);
-    let progress = tree::Progress::default();
-    let job = RestoreJob {
-        source: &source,
-        root: &opened.snapshot.root,
-        subtree: &subtree,
-        target: &target,
-        options: &options,
-        progress: &progress,
-        cancel: &context.cancel,
-    };
-    let marked = !args.in_place && !resumes && is_free(&target);
-    if marked {
-        let what = format!("cannot write to {}", mark.display());
-        fs::write(&mark, opened.snapshot.id.to_string()).map_err(CliError::io(what))?;
-    }
-    let total = opened.snapshot.sizes.logical;
-    let status = || {
-        let totals = progress.totals();
-        let message = format!("{} entries", units::count(totals.entries));
-        let extra = json!(totals);
-        let total = if subtree.is_empty() { total } else { 0 };
-        Status { done: totals.bytes, total, in_bytes: true, message, extra }
-    };
     let mut damaged = false;
-    let mut on_issue = |issue: &tree::Issue| {
-        damaged |= issue.kind == tree::IssueKind::Damaged;
-        context.ui.warn(&issue.to_string());
-    };
-    let result = context.ui.watch("restore", status, || restore_tree(job, &mut on_issue));
+    let result = run_restore(context, opened, (&subtree, &target), &options, &mut damaged);
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(TreeError::Cancelled) => {
-            return Err(CliError::Interrupted(
-                "interrupted. Run the same command again: it goes on from what is there".into(),
-            ));
-        }
+        Err(TreeError::Cancelled) => return Err(interrupted()),
         Err(error) => {
             if marked && is_free(&target) {
-                drop(fs::remove_file(&mark));
+                mark.clear()?;
             }
             return Err(error.into());
         }
     };
-    if marked || resumes {
-        let what = format!("cannot remove {}", mark.display());
-        fs::remove_file(&mark).map_err(CliError::io(what))?;
+    if marked || resumes || mark.exists() {
+        mark.clear()?;
     }
     report_tree(context, args, opened, &outcome, started);
     Ok(match (damaged, outcome.issues.count == 0) {
@@ -302,6 +290,44 @@ fn restore_directory(
         (false, false) => Exit::Partial,
         (false, true) => Exit::Done,
     })
+}
+
+fn interrupted() -> CliError {
+    let text = "interrupted. Run the same command again: it goes on from what is there";
+    CliError::Interrupted(text.into())
+}
+
+/// Restores a subtree to a target, naming what cannot be had; `damaged` tells whether any of it
+/// is damage in the repository.
+fn run_restore(
+    context: &Context,
+    opened: &Opened,
+    (subtree, target): (&[u8], &Path),
+    options: &RestoreOptions,
+    damaged: &mut bool,
+) -> Result<RestoreOutcome, TreeError> {
+    let source = Batched(&opened.reader);
+    let progress = tree::Progress::default();
+    let job = RestoreJob {
+        source: &source,
+        root: &opened.snapshot.root,
+        subtree,
+        target,
+        options,
+        progress: &progress,
+        cancel: &context.cancel,
+    };
+    let total = if subtree.is_empty() { opened.snapshot.sizes.logical } else { 0 };
+    let status = || {
+        let totals = progress.totals();
+        let message = format!("{} entries", units::count(totals.entries));
+        Status { done: totals.bytes, total, in_bytes: true, message, extra: json!(totals) }
+    };
+    let mut on_issue = |issue: &tree::Issue| {
+        *damaged |= issue.kind == tree::IssueKind::Damaged;
+        context.ui.warn(&issue.to_string());
+    };
+    context.ui.watch("restore", status, || restore_tree(job, &mut on_issue))
 }
 
 /// Whether nothing is there yet.
@@ -316,7 +342,7 @@ fn report_tree(
     context: &Context,
     args: &RestoreArgs,
     opened: &Opened,
-    outcome: &tree::restore::RestoreOutcome,
+    outcome: &RestoreOutcome,
     started: Instant,
 ) {
     let seconds = started.elapsed().as_secs_f64();

@@ -14,9 +14,11 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 const JSON_EVERY: Duration = Duration::from_secs(1);
 
 /// Where messages go: results to standard output, everything else to standard error.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent choices of the user")]
 pub(crate) struct Ui {
     pub(crate) json: bool,
+    verbose: bool,
     json_progress: bool,
     quiet: bool,
     bar: bool,
@@ -42,6 +44,7 @@ impl Ui {
         let bar = std::io::stderr().is_terminal() && !global.quiet && !global.json;
         Self {
             json: global.json,
+            verbose: std::env::var_os("SALVOR_LOG").is_some(),
             json_progress: global.json && global.progress,
             quiet: global.quiet,
             bar,
@@ -56,6 +59,7 @@ impl Ui {
     }
 
     /// What was asked for: printed even when quiet.
+    #[expect(clippy::unused_self, reason = "one way to say things, wherever they go")]
     pub(crate) fn print(&self, text: &str) {
         // A reader that went away (`salvor ls | head`) is no reason to complain.
         drop(writeln!(std::io::stdout().lock(), "{text}"));
@@ -76,13 +80,14 @@ impl Ui {
     }
 
     /// Something that is not as it should be.
+    #[expect(clippy::unused_self, reason = "one way to say things, wherever they go")]
     pub(crate) fn warn(&self, text: &str) {
         eprintln!("warning: {text}");
     }
 
-    /// For who looks into a problem: shown if SALVOR_LOG is set.
+    /// For who looks into a problem: shown if `SALVOR_LOG` is set.
     pub(crate) fn detail(&self, text: &str) {
-        if std::env::var_os("SALVOR_LOG").is_some() {
+        if self.verbose {
             eprintln!("detail: {text}");
         }
     }

@@ -94,23 +94,22 @@ fn show(context: &Context, report: &VerifyReport) {
     }
     ui.object(&object);
     let checked = &report.checked;
-    let mut text = format!(
+    ui.say(&format!(
         "checked {} snapshots: {} manifest pages, {} references, {} packs, {} index segments",
         units::count(checked.snapshots),
         units::count(checked.pages),
         units::count(checked.references),
         units::count(checked.packs),
         units::count(checked.segments),
-    );
+    ));
     if checked.packs_read > 0 {
-        text.push_str(&format!(
-            "; read {} of {} packs and verified {} chunks",
+        ui.say(&format!(
+            "read {} of {} packs and verified {} chunks",
             units::bytes(checked.bytes_read),
             units::count(checked.packs_read),
             units::count(checked.chunks_read),
         ));
     }
-    ui.say(&text);
     for note in &report.notes {
         ui.note(note);
     }

@@ -216,6 +216,23 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// A generator of cases: the same seed gives the same case, and a failure names its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below `sides`.
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) % sides
+    }
+}
+
 /// Until what was just written counts as settled.
 fn settle() {
     std::thread::sleep(std::time::Duration::from_millis(60));
