@@ -72,6 +72,7 @@ impl Place {
         let setup = BackupSetup {
             chunk_log2: CHUNK_LOG2,
             parent,
+            parent_is_complete: true,
             changed: None,
             engine: self.engine,
             pool: BufPool::new(37, 1 << CHUNK_LOG2).unwrap(),

@@ -111,7 +111,11 @@ class Kopia(Tool):
         self.repo.mkdir()
         return [
             [self.program, "repository", "create", "filesystem", "--path", self.repo],
-            [self.program, "policy", "set", "--global", "--compression", "zstd-fastest"],
+            [
+                *[self.program, "policy", "set", "--global", "--compression", "zstd-fastest"],
+                # By default kopia leaves out folders that are marked as caches; a real tree has such folders.
+                *["--ignore-cache-dirs", "false"],
+            ],
         ]
 
     def backup(self, source, changed_blocks=None):

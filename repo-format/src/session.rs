@@ -41,6 +41,9 @@ pub struct Session {
     pub base: u64,
     /// The snapshot that a reader holds.
     pub pinned: Option<SnapshotId>,
+    /// The main session a part of whose work this one commits. While this one is open, nothing
+    /// that main stored is a left-over.
+    pub part_of: Option<SessionId>,
     /// Whose session.
     pub cluster: ClusterId,
     /// The process.
@@ -59,6 +62,7 @@ impl Session {
         });
         out.u64(self.base);
         out.optional(self.pinned.as_ref().map(SnapshotId::as_bytes));
+        out.optional(self.part_of.as_ref().map(SessionId::as_bytes));
         out.raw(self.cluster.as_bytes());
         out.text(&self.process.host);
         out.text(&self.process.boot_id);
@@ -84,6 +88,7 @@ impl Session {
         };
         let base = reader.u64()?;
         let pinned = reader.optional()?.map(SnapshotId::from_bytes);
+        let part_of = reader.optional()?.map(SessionId::from_bytes);
         let cluster = ClusterId(reader.array()?);
         let process = Process {
             host: reader.text(TEXT_BYTES_MAX, "host")?,
@@ -94,7 +99,7 @@ impl Session {
         };
         let opened_s = reader.u64()?;
         reader.finish()?;
-        Ok(Self { kind, base, pinned, cluster, process, opened_s })
+        Ok(Self { kind, base, pinned, part_of, cluster, process, opened_s })
     }
 }
 
@@ -212,6 +217,7 @@ mod tests {
             kind: SessionKind::Reader,
             base: 7,
             pinned: Some(SessionId([9; 16])),
+            part_of: Some(SessionId([8; 16])),
             cluster: ClusterId([1; 16]),
             process: Process {
                 host: "node-1".into(),

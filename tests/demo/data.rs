@@ -119,7 +119,7 @@ impl Playground {
     fn change_image(&self) -> Outcome<(u64, u64)> {
         let path = self.folder.join("disk.img");
         let image = File::options().write(true).open(&path).while_(path.display())?;
-        let (mut list, mut sum) = (String::new(), 0);
+        let (mut list, mut sum) = (Vec::new(), 0);
         let mut chance = Chance(2024);
         for number in 0..CHANGED_EXTENTS {
             let length = (1 + chance.below(640)) * 4096;
@@ -128,10 +128,10 @@ impl Playground {
             let offset = number * part + chance.below((part - length) / 4096) * 4096;
             let offset = offset / 4096 * 4096;
             image.write_all_at(&chance.bytes(length), offset).while_(path.display())?;
-            list += &format!("{{\"offset\": {offset}, \"length\": {length}}}\n");
+            list.push(format!("{{\"offset\": {offset}, \"length\": {length}}}\n"));
             sum += length;
         }
-        fs::write(self.folder.join("changed.json"), list).while_("changed.json")?;
+        fs::write(self.folder.join("changed.json"), list.concat()).while_("changed.json")?;
         Ok((CHANGED_EXTENTS, sum))
     }
 }

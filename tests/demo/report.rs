@@ -95,11 +95,11 @@ impl fmt::Display for Report {
 }
 
 fn write_row(f: &mut fmt::Formatter<'_>, cells: &[String; 10]) -> fmt::Result {
-    let mut line = format!("{:<width$}", cells[0], width = WIDTHS[0]);
+    write!(f, "{:<width$}", cells[0], width = WIDTHS[0])?;
     for (cell, width) in cells.iter().zip(WIDTHS).skip(1) {
-        line += &format!("{cell:>width$}");
+        write!(f, "{cell:>width$}")?;
     }
-    writeln!(f, "{}", line.trim_end())
+    writeln!(f)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -52,6 +52,8 @@ pub struct BackupSetup {
     pub chunk_log2: u8,
     /// The parent's manifest root.
     pub parent: Option<VolumeRoot>,
+    /// Whether all of the parent's volume could be read when it was saved.
+    pub parent_is_complete: bool,
     /// What changed since the parent; `None`: everything may have.
     pub changed: Option<ChangedExtents>,
     /// How to read.
@@ -161,7 +163,9 @@ impl Run<'_> {
                 let extents = Counted { inner: source.extents(), run: self };
                 let planned = match parent {
                     Some(root) => {
-                        let parent = StoredParent { root, source: parents };
+                        let is_sound = self.trusts_parent && setup.parent_is_complete;
+                        let writer = self.writer;
+                        let parent = StoredParent { root, source: parents, is_sound, writer };
                         self.plan(Planner::new(self.grid, extents, changed, parent), &plan_out)
                     }
                     None => self.plan(Planner::new(self.grid, extents, None, NoParent), &plan_out),
@@ -317,6 +321,8 @@ impl<E: Iterator<Item = Extent>> Iterator for Counted<'_, E> {
 struct StoredParent<'a> {
     root: VolumeRoot,
     source: &'a dyn ChunkSource,
+    is_sound: bool,
+    writer: &'a Writer,
 }
 
 impl Parent for StoredParent<'_> {
@@ -333,6 +339,18 @@ impl Parent for StoredParent<'_> {
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.root.size_bytes
+    }
+
+    fn is_sound(&self) -> bool {
+        self.is_sound
+    }
+
+    fn has(&self, id: &ChunkId) -> Result<bool, RepositoryError> {
+        self.writer.knows(id)
     }
 }
 

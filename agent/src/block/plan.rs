@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use repo_format::id::ChunkId;
 use repo_format::limits::PAGE_SLOTS;
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::RepositoryError;
@@ -66,6 +67,12 @@ pub(super) trait Parent {
     fn page_ref(&self, number: u64) -> Option<PageRef>;
     /// The page itself.
     fn page(&mut self, number: u64) -> Result<Option<Page>, RepositoryError>;
+    /// Length of the parent's volume.
+    fn size_bytes(&self) -> u64;
+    /// Whether it lacks nothing, so that its pages may be taken over unseen.
+    fn is_sound(&self) -> bool;
+    /// Whether the repository has a chunk of a parent that is not sound.
+    fn has(&self, id: &ChunkId) -> Result<bool, RepositoryError>;
 }
 
 /// Walks a volume's pages.
@@ -98,6 +105,9 @@ impl<E: Iterator<Item = Extent>, P: Parent> Planner<E, P> {
         let end = self.grid.span(chunks.end - 1).end;
         let untouched = self.changed.as_ref().is_some_and(|changed| !changed.touches(start, end));
         if untouched
+            && self.parent.is_sound()
+            && self.parent_grid().page(number) == chunks
+            && self.is_as_long_as_in_parent(chunks.end - 1)
             && let Some(page @ (PageRef::Hole | PageRef::Page(_))) = self.parent.page_ref(number)
         {
             self.skip_extents(end);
@@ -106,7 +116,7 @@ impl<E: Iterator<Item = Extent>, P: Parent> Planner<E, P> {
         let parent = self.parent.page(number)?;
         let mut work = PageWork { number, slots: Vec::new(), read: Vec::new(), parent };
         for chunk in chunks {
-            let slot = self.judge(chunk, work.parent.as_ref());
+            let slot = self.judge(chunk, work.parent.as_ref())?;
             if slot == Slot::Missing {
                 work.read.push(chunk);
             }
@@ -117,16 +127,34 @@ impl<E: Iterator<Item = Extent>, P: Parent> Planner<E, P> {
     }
 
     /// What chunk `number` is, or `Missing` if it must be read.
-    fn judge(&mut self, number: u64, parent: Option<&Page>) -> Slot {
+    fn judge(&mut self, number: u64, parent: Option<&Page>) -> Result<Slot, RepositoryError> {
         let span = self.grid.span(number);
         if !self.has_data(&span) {
-            return Slot::Hole;
+            return Ok(Slot::Hole);
         }
-        if self.changed.as_ref().is_some_and(|changed| !changed.touches(span.start, span.end)) {
-            let index = usize::try_from(number).unwrap_or(usize::MAX) % PAGE_SLOTS;
-            return parent.and_then(|page| page.slots.get(index)).copied().unwrap_or(Slot::Missing);
+        let touched =
+            self.changed.as_ref().is_none_or(|changed| changed.touches(span.start, span.end));
+        if touched || !self.is_as_long_as_in_parent(number) {
+            return Ok(Slot::Missing);
         }
-        Slot::Missing
+        let index = usize::try_from(number).unwrap_or(usize::MAX) % PAGE_SLOTS;
+        match parent.and_then(|page| page.slots.get(index)).copied() {
+            Some(Slot::Data(id)) if !self.parent.is_sound() && !self.parent.has(&id)? => {
+                Ok(Slot::Missing)
+            }
+            slot => Ok(slot.unwrap_or(Slot::Missing)),
+        }
+    }
+
+    fn parent_grid(&self) -> Grid {
+        Grid { size_bytes: self.parent.size_bytes(), ..self.grid }
+    }
+
+    /// Whether the parent has chunk `number`, of the same length. A volume may have grown or
+    /// shrunk since; of what was not there then, no list of changes says anything.
+    fn is_as_long_as_in_parent(&self, number: u64) -> bool {
+        let parent = self.parent_grid();
+        number < parent.chunks() && parent.span(number) == self.grid.span(number)
     }
 
     /// Whether any data extent touches `span`. Spans are asked in ascending order.
@@ -166,6 +194,18 @@ impl Parent for NoParent {
     fn page(&mut self, _: u64) -> Result<Option<Page>, RepositoryError> {
         Ok(None)
     }
+
+    fn size_bytes(&self) -> u64 {
+        0
+    }
+
+    fn is_sound(&self) -> bool {
+        true
+    }
+
+    fn has(&self, _: &ChunkId) -> Result<bool, RepositoryError> {
+        Ok(false)
+    }
 }
 
 /// Whether a parent's manifest can be compared slot by slot: same grid; the size may differ, for
@@ -177,7 +217,6 @@ pub(super) fn is_comparable(parent: &VolumeRoot, grid: Grid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use repo_format::id::ChunkId;
 
     const LOG2: u8 = 16;
     const CHUNK: u64 = 1 << LOG2;
@@ -187,7 +226,12 @@ mod tests {
         Extent { offset_bytes: start_chunks * CHUNK, len_bytes, kind }
     }
 
-    struct OnePage(Page);
+    /// A parent of one page, and of chunks that all have the same id.
+    struct OnePage {
+        page: Page,
+        size_bytes: u64,
+        lost: bool,
+    }
 
     impl Parent for OnePage {
         fn page_ref(&self, number: u64) -> Option<PageRef> {
@@ -195,8 +239,26 @@ mod tests {
         }
 
         fn page(&mut self, number: u64) -> Result<Option<Page>, RepositoryError> {
-            Ok((number == 0).then(|| self.0.clone()))
+            Ok((number == 0).then(|| self.page.clone()))
         }
+
+        fn size_bytes(&self) -> u64 {
+            self.size_bytes
+        }
+
+        fn is_sound(&self) -> bool {
+            !self.lost
+        }
+
+        fn has(&self, _: &ChunkId) -> Result<bool, RepositoryError> {
+            Ok(!self.lost)
+        }
+    }
+
+    fn full_page() -> Page {
+        let mut page = Page::default();
+        page.slots.fill(Slot::Data(ChunkId([7; 32])));
+        page
     }
 
     fn reads(planned: &Planned) -> Vec<u64> {
@@ -227,20 +289,51 @@ mod tests {
     #[test]
     fn unchanged_chunks_come_from_the_parent_and_untouched_pages_are_shared() {
         let grid = Grid { size_bytes: 1500 * CHUNK, chunk_log2: LOG2 };
-        let mut page = Page::default();
-        page.slots.fill(Slot::Data(ChunkId([7; 32])));
+        let parent =
+            || OnePage { page: full_page(), size_bytes: PAGE_SLOTS as u64 * CHUNK, lost: false };
         let all = || [extent(ExtentKind::Data, 0, 1500)].into_iter();
         let list = format!("{{\"offset\":{},\"length\":1}}", 5 * CHUNK);
         let changed = ChangedExtents::read(list.as_bytes(), grid.size_bytes).unwrap();
-        let mut planner = Planner::new(grid, all(), Some(changed), OnePage(page.clone()));
+        let mut planner = Planner::new(grid, all(), Some(changed), parent());
         let (_, first) = planner.next_page().unwrap().unwrap();
         assert_eq!(reads(&first), [5]);
         let (_, second) = planner.next_page().unwrap().unwrap();
         assert_eq!(reads(&second).len(), 476, "the parent has no second page: all of it is read");
 
         let changed = ChangedExtents::default();
-        let mut planner = Planner::new(grid, all(), Some(changed), OnePage(page));
+        let mut planner = Planner::new(grid, all(), Some(changed), parent());
         let (_, first) = planner.next_page().unwrap().unwrap();
         assert!(matches!(first, Planned::Done(PageRef::Page(_))));
+    }
+
+    /// What is read of the first page with an empty list of changes.
+    fn reads_without_changes(size_bytes: u64, parent: OnePage) -> Vec<u64> {
+        let grid = Grid { size_bytes, chunk_log2: LOG2 };
+        let all = [extent(ExtentKind::Data, 0, size_bytes.div_ceil(CHUNK))].into_iter();
+        let changed = Some(ChangedExtents::default());
+        reads(&Planner::new(grid, all, changed, parent).next_page().unwrap().unwrap().1)
+    }
+
+    #[test]
+    fn what_the_parent_had_not_or_in_another_length_is_read_whatever_the_list_says() {
+        let read = |size_bytes, parent_bytes| {
+            let parent = OnePage { page: full_page(), size_bytes: parent_bytes, lost: false };
+            reads_without_changes(size_bytes, parent)
+        };
+        assert_eq!(read(5 * CHUNK, 5 * CHUNK), [0; 0]);
+        assert_eq!(read(7 * CHUNK, 5 * CHUNK), [5, 6], "grown by whole chunks");
+        assert_eq!(read(7 * CHUNK, 5 * CHUNK - 1), [4, 5, 6], "grown inside a chunk");
+        assert_eq!(read(5 * CHUNK + 9, 5 * CHUNK + 8), [5], "by a byte");
+        assert_eq!(read(5 * CHUNK, 7 * CHUNK), [0; 0], "shrunk to a chunk's end");
+        assert_eq!(read(5 * CHUNK - 1, 7 * CHUNK), [4], "shrunk inside a chunk");
+    }
+
+    #[test]
+    fn what_the_repository_has_lost_is_read_again_whatever_the_list_says() {
+        let parent = |page, lost| OnePage { page, size_bytes: 5 * CHUNK, lost };
+        assert_eq!(reads_without_changes(5 * CHUNK, parent(full_page(), true)), [0, 1, 2, 3, 4]);
+        let mut holey = full_page();
+        holey.slots[3] = Slot::Missing;
+        assert!(reads_without_changes(5 * CHUNK, parent(holey, true)).contains(&3));
     }
 }

@@ -242,7 +242,8 @@ impl Run<'_> {
         let mut run: Option<std::ops::Range<u64>> = None;
         for (chunk, slot) in self.slots(first, page) {
             let span = self.grid.span(chunk);
-            let clear = clear_all && matches!(slot, Slot::Hole | Slot::Zero);
+            let blank = matches!(slot, Slot::Hole | Slot::Zero);
+            let clear = clear_all && blank && !self.setup.no_sparse;
             match &mut run {
                 Some(run) if clear => run.end = span.end,
                 None if clear => run = Some(span.clone()),
@@ -252,7 +253,7 @@ impl Run<'_> {
                 }
                 None => {}
             }
-            if self.setup.no_sparse && *slot == Slot::Zero {
+            if self.setup.no_sparse && blank {
                 self.write_zeroes(chunk)?;
             }
         }

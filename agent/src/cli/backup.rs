@@ -25,6 +25,7 @@ use super::args::BackupArgs;
 use super::batch::Batched;
 use super::context::{CLUSTER, Context};
 use super::error::{CliError, Exit};
+use super::paced::Paced;
 use super::snapshots::{self, parse_tags};
 use super::ui::{Status, saved_so_far};
 use super::units;
@@ -134,6 +135,10 @@ impl Run<'_> {
 
     fn block_setup(&self, source: &Source) -> Result<BackupSetup, CliError> {
         let parent = self.parent.as_ref().map(|parent| self.volume_root(parent)).transpose()?;
+        let complete = self
+            .parent
+            .as_ref()
+            .is_some_and(|parent| parent.completeness == Completeness::Complete);
         let changed = match &self.args.changed_blocks {
             None => None,
             Some(path) => {
@@ -154,6 +159,7 @@ impl Run<'_> {
         Ok(BackupSetup {
             chunk_log2: own_log2,
             parent,
+            parent_is_complete: complete,
             changed,
             engine: self.context.engine()?,
             pool: BufPool::new(budget.slabs, 1 << own_log2)?,
@@ -186,13 +192,14 @@ impl Run<'_> {
         let keys = self.repository.keys();
         let chunker = Chunker::new(keys.gear(), self.repository.config().file_chunks);
         let progress = tree::Progress::default();
+        let sink = Paced::new(&self.writer, self.args.bandwidth, &self.context.cancel);
         let trusts_parents = self.writer.trusts_parents();
         let has_chunk =
             |_: PackKind, id: &ChunkId| trusts_parents || self.writer.knows(id).unwrap_or(false);
         let job = BackupJob {
             root: &self.args.path,
             options: &options,
-            sink: &self.writer,
+            sink: &sink,
             chunker: &chunker,
             cutter: keys.page_cutter(),
             has_chunk: &has_chunk,

@@ -10,11 +10,11 @@ use repo_format::pack::PackKind;
 use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::tree::{Content, Entry, EntryKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
-use repository::{Repository, RepositoryError};
 use repository::chunks::ChunkSource;
 use repository::reader::Reader;
 use repository::session::OpenSession;
 use repository::view::View;
+use repository::{Repository, RepositoryError};
 use serde_json::json;
 
 use super::args::{CatArgs, DiffArgs, LsArgs};

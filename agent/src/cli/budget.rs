@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn the_parts_stay_within_the_whole() {
-        for memory in [96u64, 128, 256, 512, 1024] {
-            let budget = Budget::new(memory << 20, 1 << 20);
+        for memory in [96usize, 128, 256, 512, 1024] {
+            let budget = Budget::new((memory as u64) << 20, 1 << 20);
             let packs =
                 budget.packs.buffers * budget.packs.data_bytes + 2 * budget.packs.meta_bytes;
             let sum = packs + budget.index_bytes + (budget.slabs << 20) + BASE_BYTES;
-            assert!(sum <= (memory as usize) << 20, "{memory} MiB: {sum} bytes");
+            assert!(sum <= memory << 20, "{memory} MiB: {sum} bytes");
         }
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod init;
 mod keys;
 mod maintain;
+mod paced;
 mod restore;
 mod snapshots;
 mod ui;

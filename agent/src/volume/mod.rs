@@ -26,7 +26,6 @@ mod uring;
 mod writer;
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests;
 
 pub use buffer::{AlignedBuf, BUFFER_ALIGN_BYTES, BufPool, PooledBuf};

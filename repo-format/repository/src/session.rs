@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use repo_format::catalog::Folded;
 use repo_format::id::{ClusterId, SessionId, SnapshotId};
 use repo_format::key::ObjectKey;
 use repo_format::session::{Commit, FENCE, Session, SessionKind};
@@ -47,7 +46,8 @@ impl OpenSession {
         cluster: ClusterId,
     ) -> Result<Self, RepositoryError> {
         let base = catalog::newest_number(repository)?;
-        Self::create(repository, cluster, base, SessionKind::Writer, None, true)
+        let record = blank(SessionKind::Writer, base, cluster);
+        Self::create(repository, &record, true)
     }
 
     /// Opens a session that commits a part of what `main` has done. It inherits `main`'s base, so
@@ -57,12 +57,21 @@ impl OpenSession {
     ///
     /// [`RepositoryError::Fenced`] if `main` was fenced: verdicts may have been passed since.
     pub fn part_of(main: &Self, cluster: ClusterId) -> Result<Self, RepositoryError> {
-        let part =
-            Self::create(&main.repository, cluster, main.base, SessionKind::Writer, None, false)?;
-        // The order matters: the part is visible before main is seen to be still open.
-        match main.repository.store().size(&ObjectKey::Commit(main.id)) {
-            Err(StoreError::Missing { .. }) => Ok(part),
-            Ok(_) => Err(RepositoryError::Fenced { session: main.id }),
+        let record =
+            Session { part_of: Some(main.id), ..blank(SessionKind::Writer, main.base, cluster) };
+        let part = Self::create(&main.repository, &record, false)?;
+        // The order matters: the part is visible before main is seen to be still open; and a
+        // register that is missing proves that only while the session's record, which is removed
+        // first, is there.
+        let store = main.repository.store();
+        match store.size(&ObjectKey::Commit(main.id)) {
+            Err(StoreError::Missing { .. }) => {}
+            Ok(_) => return Err(RepositoryError::Fenced { session: main.id }),
+            Err(error) => return Err(error.into()),
+        }
+        match store.size(&ObjectKey::Session(main.id)) {
+            Ok(_) => Ok(part),
+            Err(StoreError::Missing { .. }) => Err(RepositoryError::Fenced { session: main.id }),
             Err(error) => Err(error.into()),
         }
     }
@@ -78,8 +87,9 @@ impl OpenSession {
         snapshot: SnapshotId,
     ) -> Result<(Self, View), RepositoryError> {
         let base = catalog::newest_number(repository)?;
-        let kind = SessionKind::Reader;
-        let session = Self::create(repository, cluster, base, kind, Some(snapshot), true)?;
+        let record =
+            Session { pinned: Some(snapshot), ..blank(SessionKind::Reader, base, cluster) };
+        let session = Self::create(repository, &record, true)?;
         let view = match View::for_writing(repository) {
             // Nothing can be collected until the catalog is repaired.
             Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository)?,
@@ -94,18 +104,13 @@ impl OpenSession {
 
     fn create(
         repository: &Arc<Repository>,
-        cluster: ClusterId,
-        base: u64,
-        kind: SessionKind,
-        pinned: Option<SnapshotId>,
+        record: &Session,
         beats: bool,
     ) -> Result<Self, RepositoryError> {
         let id = SessionId(random::bytes()?);
-        let opened_s = now_s();
-        let record = Session { kind, base, pinned, cluster, process: process::current(), opened_s };
         repository.put_sealed(&ObjectKey::Session(id), &record.encode())?;
         let heartbeat = beats.then(|| start_heartbeat(Arc::clone(repository), id));
-        let ended = AtomicBool::new(false);
+        let (base, ended) = (record.base, AtomicBool::new(false));
         Ok(Self { repository: Arc::clone(repository), id, base, heartbeat, ended })
     }
 
@@ -138,23 +143,24 @@ impl OpenSession {
             }
             Err(error) => return Err(error),
         }
-        self.confirm()?;
+        self.confirm(commit)?;
         self.ended.store(true, Ordering::Release);
         Ok(())
     }
 
     /// C3: a commit counts only while its session exists, or once it is folded.
-    fn confirm(&self) -> Result<(), RepositoryError> {
+    fn confirm(&self, commit: &Commit) -> Result<(), RepositoryError> {
         match self.repository.store().size(&ObjectKey::Session(self.id)) {
             Ok(_) => Ok(()),
             Err(StoreError::Missing { .. }) => {
+                // Being folded is no proof: fences are folded too.
                 let head = catalog::newest(&self.repository)?;
-                let folded = |folded: &Folded| folded.session == self.id;
-                if head.snapshots.contains_key(&self.id) || head.catalog.folded.iter().any(folded) {
-                    Ok(())
-                } else {
-                    Err(RepositoryError::Fenced { session: self.id })
-                }
+                let segments = &head.catalog.segments;
+                let listed = match &commit.snapshot {
+                    Some(_) => head.snapshots.contains_key(&self.id),
+                    None => commit.segments.iter().all(|segment| segments.contains(segment)),
+                };
+                if listed { Ok(()) } else { Err(RepositoryError::Fenced { session: self.id }) }
             }
             Err(error) => Err(error.into()),
         }
@@ -183,6 +189,12 @@ impl Drop for OpenSession {
             drop(thread.join());
         }
     }
+}
+
+/// The record of a session of this process.
+fn blank(kind: SessionKind, base: u64, cluster: ClusterId) -> Session {
+    let (process, opened_s) = (process::current(), now_s());
+    Session { kind, base, pinned: None, part_of: None, cluster, process, opened_s }
 }
 
 /// Ends a session that will not commit any more. A commit that is there already stays.

@@ -43,6 +43,8 @@ pub struct View {
     /// Not empty if the newest catalog or a page of it cannot be read: what is wrong, and what
     /// is shown instead. Only [`Self::for_reading`] goes on then.
     pub warnings: Vec<String>,
+    /// Whether a listed register was gone when it was read.
+    is_torn: bool,
 }
 
 /// Session and register names under a prefix.
@@ -146,17 +148,15 @@ impl View {
         Self::assemble(repository, head, registers, sessions, false)
     }
 
-    /// What a maintainer decides on: the catalog first, then sessions, then registers. In this
-    /// order a session without a register is truly open.
+    /// What a maintainer decides on, in the order of [`Self::for_writing`]: a session that ends
+    /// between the lists counts as open, which only makes others wait. The other order would miss
+    /// a part that is opened and committed between them.
     ///
     /// # Errors
     ///
     /// The store failed, or the catalog is damaged.
     pub fn for_maintenance(repository: &Repository) -> Result<Self, RepositoryError> {
-        let head = catalog::newest(repository)?;
-        let sessions = list_sessions(repository)?;
-        let registers = list_registers(repository)?;
-        Self::assemble(repository, head, registers, sessions, false)
+        Self::for_writing(repository)
     }
 
     /// What a reader may list: registers and sessions first, then the catalog. A commit folded
@@ -167,6 +167,18 @@ impl View {
     ///
     /// The store failed.
     pub fn for_reading(repository: &Repository) -> Result<Self, RepositoryError> {
+        const TRIES: u32 = 8;
+        let mut view = Self::try_for_reading(repository)?;
+        for _ in 1..TRIES {
+            if !view.is_torn {
+                break;
+            }
+            view = Self::try_for_reading(repository)?;
+        }
+        Ok(view)
+    }
+
+    fn try_for_reading(repository: &Repository) -> Result<Self, RepositoryError> {
         let registers = list_registers(repository)?;
         let mut sessions = list_sessions(repository)?;
         let (head, warnings) = match catalog::newest(repository) {
@@ -200,6 +212,7 @@ impl View {
             let record = if folded.contains(&id) { None } else { read_session(repository, &id)? };
             sessions.insert(id, record);
         }
+        let mut is_torn = false;
         let (mut unfolded, mut fenced, mut damaged) =
             (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for id in registers.iter().filter(|id| !folded.contains(id) && sessions.contains_key(id)) {
@@ -217,11 +230,12 @@ impl View {
                 Some(Register::Damaged) => {
                     damaged.insert(*id);
                 }
-                None => {}
+                // Folded and cleaned since it was listed: a newer catalog has it.
+                None => is_torn = true,
             }
         }
         let warnings = Vec::new();
-        Ok(Self { head, sessions, registers, unfolded, fenced, damaged, warnings })
+        Ok(Self { head, sessions, registers, unfolded, fenced, damaged, warnings, is_torn })
     }
 
     /// Every snapshot, checkpoints among them, ascending by id. Those that an unfolded commit

@@ -17,7 +17,7 @@ use repo_format::session::{Commit, SegmentRef};
 use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::chunks::ChunkSink;
-use crate::index::Index;
+use crate::index::{Index, IndexError};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
 use crate::session::OpenSession;
 use crate::view::View;
@@ -147,7 +147,17 @@ impl Writer {
         if lock(self.shard(id)).contains(id) {
             return Ok(true);
         }
-        Ok(self.index.usable(id)?.is_some())
+        self.is_indexed(id)
+    }
+
+    /// A cache that turns out damaged knows nothing: chunks are stored again until the next sync
+    /// rebuilds it.
+    fn is_indexed(&self, id: &ChunkId) -> Result<bool, RepositoryError> {
+        match self.index.usable(id) {
+            Ok(place) => Ok(place.is_some()),
+            Err(IndexError::Damaged(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Stores a chunk whose id is known, unless the repository has it already. Returns whether
@@ -165,7 +175,7 @@ impl Writer {
         plain: &[u8],
     ) -> Result<bool, RepositoryError> {
         self.chunks.fetch_add(1, Ordering::Relaxed);
-        if self.index.usable(id)?.is_some() || !lock(self.shard(id)).insert(*id) {
+        if self.is_indexed(id)? || !lock(self.shard(id)).insert(*id) {
             return Ok(false);
         }
         self.store(kind, id, plain)?;

@@ -240,6 +240,7 @@ pub fn session() -> Session {
         kind: SessionKind::Writer,
         base: 7,
         pinned: None,
+        part_of: None,
         cluster: CLUSTER,
         process: Process {
             host: "node-1".into(),

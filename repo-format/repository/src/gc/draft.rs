@@ -160,6 +160,11 @@ impl Draft {
     /// Replaces the list of packs known to be damaged.
     pub(crate) fn set_bad(&mut self, bad: Vec<PackName>) {
         if self.catalog.bad != bad {
+            // A pack may have been condemned because the other copy of its chunks was in one that
+            // has turned out bad since.
+            if bad.iter().any(|pack| !self.catalog.bad.contains(pack)) {
+                self.catalog.condemned.clear();
+            }
             self.catalog.bad = bad;
             self.changed = true;
         }

@@ -80,6 +80,12 @@ impl Marks {
         Ok(())
     }
 
+    /// Whether a chunk is marked in a pack that has left the live state since: its place has to be
+    /// chosen anew, or two maintainers could each count on the copy that the other gives up.
+    pub(crate) fn are_stale(&self) -> bool {
+        self.packs.values().any(|pack| pack.needed_chunks > 0 && pack.state != PackState::Live)
+    }
+
     /// Marks what `roots` need. A chunk in several packs is needed in one of them only: a live
     /// one that is not in `avoid`, if there is any.
     ///

@@ -43,9 +43,16 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
     // The session keeps others from taking the new segments for left-overs.
     let session = OpenSession::writer(repository, repo_format::id::ClusterId::NONE)?;
     let outputs = write_merged(repository, session.id(), &inputs, &dead)?;
+    *view = View::for_maintenance(repository)?;
     transition(repository, view, |view, draft| {
-        let all_there = inputs.iter().all(|input| view.head.catalog.segments.contains(input));
-        if all_there {
+        let catalog = &view.head.catalog;
+        let all_there = inputs.iter().all(|input| catalog.segments.contains(input));
+        // If this process slept for long, its session may have been ended, and what it wrote
+        // taken for left-overs.
+        let still_open = view.sessions.contains_key(&session.id())
+            && !view.registers.contains(&session.id())
+            && !catalog.folded.iter().any(|folded| folded.session == session.id());
+        if all_there && still_open {
             draft.replace_segments(&inputs, &outputs);
         }
         Ok(())

@@ -261,6 +261,17 @@ pub fn prune(
     Ok(pruner.report)
 }
 
+/// Brings the index in line with a view, all of it: what a lost segment listed must not look
+/// unneeded.
+fn sync_whole(repository: &Repository, index: &Index, view: &View) -> Result<(), RepositoryError> {
+    let unreadable = sync_index(repository, index, view)?;
+    if unreadable.is_empty() {
+        Ok(())
+    } else {
+        Err(RepositoryError::IndexNotWhole { segments: unreadable.len() })
+    }
+}
+
 struct Pruner<'a> {
     repository: &'a Arc<Repository>,
     index: &'a Arc<Index>,
@@ -284,6 +295,7 @@ impl Pruner<'_> {
         // Listed before sessions are: a pack that is here and belongs to no session seen later
         // is a left-over.
         let present = sweep::list_present(self.repository)?;
+        self.view = View::for_maintenance(self.repository)?;
         self.step("folding commits")?;
         self.end_dead_sessions()?;
         self.fold()?;
@@ -320,12 +332,7 @@ impl Pruner<'_> {
     }
 
     fn sync(&self) -> Result<(), RepositoryError> {
-        let unreadable = sync_index(self.repository, self.index, &self.view)?;
-        if unreadable.is_empty() {
-            Ok(())
-        } else {
-            Err(RepositoryError::IndexNotWhole { segments: unreadable.len() })
-        }
+        sync_whole(self.repository, self.index, &self.view)
     }
 
     fn end_dead_sessions(&mut self) -> Result<(), RepositoryError> {
@@ -411,11 +418,12 @@ impl Pruner<'_> {
         }
         let mut unneeded = (0, 0);
         transition(repository, view, |view, draft| {
-            let unreadable = sync_index(repository, index, view)?;
-            if !unreadable.is_empty() {
-                return Err(RepositoryError::IndexNotWhole { segments: unreadable.len() });
-            }
+            sync_whole(repository, index, view)?;
             marks.refresh(index)?;
+            if marks.are_stale() {
+                *marks = Marks::default();
+                marks.refresh(index)?;
+            }
             marks.mark(reader, view.root_snapshots(), emptied)?;
             let idle = marks
                 .packs
@@ -436,7 +444,7 @@ impl Pruner<'_> {
         let Self { repository, index, reader, view, report, .. } = self;
         let mut rescued = 0;
         transition(repository, view, |view, draft| {
-            sync_index(repository, index, view)?;
+            sync_whole(repository, index, view)?;
             let ripe: Vec<_> = view
                 .head
                 .catalog
@@ -460,11 +468,18 @@ impl Pruner<'_> {
     }
 
     fn sweep(&mut self, present: &sweep::Present) -> Result<(), RepositoryError> {
-        self.sync()?;
-        let swept = sweep::sweep(self.repository, self.index, &mut self.view, present)?;
-        self.report.deleted_packs += swept.packs;
-        self.report.deleted_bytes += swept.bytes;
-        Ok(())
+        for _ in 0..TRIES {
+            self.view = View::for_maintenance(self.repository)?;
+            self.sync()?;
+            // What nothing lists is a left-over only if no catalog newer than this view lists it.
+            if catalog::newest_number(self.repository)? == self.view.head.catalog.n {
+                let swept = sweep::sweep(self.repository, self.index, &mut self.view, present)?;
+                self.report.deleted_packs += swept.packs;
+                self.report.deleted_bytes += swept.bytes;
+                return Ok(());
+            }
+        }
+        Err(RepositoryError::Contended { tries: TRIES })
     }
 
     fn account(&mut self) {

@@ -8,7 +8,7 @@ use repo_format::catalog::Catalog;
 use repo_format::id::{ObjectName, PackName, SegmentName, SessionId};
 use repo_format::key::{ObjectKey, Prefix};
 
-use super::{PruneOptions, transition};
+use super::{PruneOptions, sync_whole, transition};
 use crate::index::Index;
 use crate::process::{self, Liveness};
 use crate::repository::now_s;
@@ -51,7 +51,10 @@ pub(crate) struct Deleted {
     pub(crate) bytes: u64,
 }
 
-/// Deletes the packs that the newest catalog calls dead, and left-overs.
+/// Deletes the packs that a catalog calls dead, and left-overs.
+///
+/// The view's catalog must still have been the newest after its lists were taken, and the index
+/// in line with it.
 pub(crate) fn sweep(
     repository: &Repository,
     index: &Index,
@@ -59,21 +62,20 @@ pub(crate) fn sweep(
     present: &Present,
 ) -> Result<Deleted, RepositoryError> {
     let mut deleted = Deleted::default();
-    // Read again right before: a list from before a pause may be out of date.
-    let head = catalog::newest(repository)?;
-    for pack in &head.catalog.dead {
+    for pack in &view.head.catalog.dead {
         if let Some(bytes) = present.packs.get(pack) {
             delete_pack(repository, pack, *bytes, &mut deleted)?;
         }
     }
     sweep_orphans(repository, index, view, present, &mut deleted)?;
-    let mut gone = HashSet::new();
-    for pack in &head.catalog.dead {
-        if index.pack_number(pack)?.is_none() && is_gone(repository, pack)? {
-            gone.insert(*pack);
+    transition(repository, view, |view, draft| {
+        sync_whole(repository, index, view)?;
+        let mut gone = HashSet::new();
+        for pack in &view.head.catalog.dead {
+            if index.pack_number(pack)?.is_none() && is_gone(repository, pack)? {
+                gone.insert(*pack);
+            }
         }
-    }
-    transition(repository, view, |_, draft| {
         draft.bury(&gone);
         Ok(())
     })?;
@@ -101,7 +103,7 @@ fn is_gone(repository: &Repository, pack: &PackName) -> Result<bool, RepositoryE
 }
 
 /// A pack or segment is a left-over if it was listed before the sessions were, nothing lists it,
-/// and its session is folded or gone without a commit that could still list it.
+/// and its session is folded or gone without a commit or an open part that could still list it.
 fn sweep_orphans(
     repository: &Repository,
     index: &Index,
@@ -111,10 +113,20 @@ fn sweep_orphans(
 ) -> Result<(), RepositoryError> {
     let folded: HashSet<SessionId> =
         view.head.catalog.folded.iter().map(|folded| folded.session).collect();
+    let open = || view.sessions.iter().filter(|(id, _)| !folded.contains(id));
+    if open().any(|(_, record)| record.is_none()) {
+        // It may be a part of any session.
+        return Ok(());
+    }
+    let mains: HashSet<SessionId> =
+        open().filter_map(|(_, record)| record.as_ref()?.part_of).collect();
     let over = |name: &ObjectName| {
         let session = &name.session;
         let ended = folded.contains(session) || !view.sessions.contains_key(session);
-        ended && !view.unfolded.contains_key(session) && !view.damaged.contains(session)
+        ended
+            && !mains.contains(session)
+            && !view.unfolded.contains_key(session)
+            && !view.damaged.contains(session)
     };
     let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
     for (pack, bytes) in present.packs.iter().filter(|(pack, _)| over(pack)) {

@@ -398,20 +398,6 @@ impl Cache {
         })?;
         Ok(count)
     }
-
-    /// Hands out the number and the chunks of every pack of `view`, some of them repeatedly.
-    pub(super) fn each_listed(
-        &self,
-        view: &View,
-        each: &mut dyn FnMut(u32, u32),
-    ) -> Result<(), IndexError> {
-        for name in &view.segments {
-            let record = self.watch(self.database.get(&records::segment_key(name)))?;
-            let record = record.ok_or_else(|| damaged("the record of a segment is gone"))?;
-            self.watch(each_pack_of(&record, &mut |pack| each(pack.number, pack.chunks)))?;
-        }
-        Ok(())
-    }
 }
 
 /// The packs looked up last: a full generation becomes the old one, and the older one goes.

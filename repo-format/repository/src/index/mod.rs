@@ -20,7 +20,6 @@ mod cache;
 mod database;
 mod home;
 mod load;
-mod marks;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -38,7 +37,6 @@ use repo_format::session::SegmentRef;
 use cache::Cache;
 use home::Home;
 
-pub use marks::Marks;
 pub use view::PackState;
 
 /// What [`Index::open`] is usually given for `memory_bytes`.
@@ -57,10 +55,6 @@ pub enum IndexError {
     Damaged(#[source] BoxError),
     #[error("the index cache cannot be written")]
     Failed(#[source] BoxError),
-    #[error("the listed packs have more than 2^32 chunks, which is more than can be marked")]
-    TooManyChunks,
-    #[error("pack number {pack} was not listed when the marks were made, or has no slot {slot}")]
-    NotMarkable { pack: u32, slot: u32 },
 }
 
 impl IndexError {
@@ -69,7 +63,6 @@ impl IndexError {
         match self {
             Self::Damaged(source) | Self::Failed(source) => source.to_string(),
             Self::NoFolder { source, .. } => source.to_string(),
-            Self::TooManyChunks | Self::NotMarkable { .. } => self.to_string(),
         }
     }
 }

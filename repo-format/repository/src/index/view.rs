@@ -53,11 +53,6 @@ impl View {
         }
     }
 
-    /// The length of the table of numbers.
-    pub(super) fn len(&self) -> usize {
-        self.flags.len()
-    }
-
     /// Takes a pack of a listed segment in.
     pub(super) fn list(&mut self, pack: &ListedPack) {
         let flags = self.flags_mut(pack.number);

@@ -6,7 +6,6 @@ use super::*;
 fn an_index_may_be_shared_by_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Index>();
-    shared::<super::super::Marks>();
 }
 
 #[test]
@@ -285,43 +284,6 @@ fn all_entries_are_handed_out_in_order() {
         seen.iter().filter(|(prefix, _)| *prefix == chunk(0).prefix()).map(|row| row.1).collect();
     assert_eq!(run.len(), 3);
     assert!(run.iter().all(|place| places.contains(place)));
-}
-
-#[test]
-fn marks_count_what_is_needed_of_each_pack() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut world = World::default();
-    let segments = many_segments(&mut world, 5, 70);
-    let index = open(dir.path());
-    sync(&index, &view_of(&segments), &world);
-    sync(&index, &view_of(&segments[1..]), &world);
-    let marks = super::super::Marks::new(&index).unwrap();
-    let wanted: Vec<u64> = (72..200).step_by(3).chain([0]).collect();
-    let mut expected: HashMap<u32, (u32, u32)> = HashMap::new();
-    for number in &wanted {
-        for place in index.locate(&chunk(*number)).unwrap() {
-            assert!(!marks.is_marked(&place));
-            assert!(marks.mark(&place).unwrap(), "chunk {number} was marked already");
-            assert!(!marks.mark(&place).unwrap(), "chunk {number} was marked twice");
-            assert!(marks.is_marked(&place));
-            let needed = expected.entry(place.pack).or_default();
-            *needed = (needed.0 + 1, needed.1 + place.stored_len);
-        }
-    }
-    index
-        .packs(&mut |number, _, _| {
-            let needed = marks.needed_in(number);
-            let expected = expected.remove(&number).unwrap_or_default();
-            assert_eq!((needed.chunks, needed.bytes), expected, "pack {number}");
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert!(expected.is_empty());
-    for wrong in [(0, 0), (1, 71), (1, u32::MAX), (5, 0), (u32::MAX, 0)] {
-        let place = Place { pack: wrong.0, offset: 0, stored_len: 1, slot: wrong.1 };
-        assert!(marks.mark(&place).is_err(), "{wrong:?} is in no listed pack");
-        assert!(!marks.is_marked(&place));
-    }
 }
 
 #[test]
