@@ -275,7 +275,8 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) no_sparse: bool,
 
-    /// Leave owner and group as they come
+    /// Leave owner and group as they come. Only root can set them; others restore as if this were
+    /// given
     #[arg(long)]
     pub(crate) no_owner: bool,
 }

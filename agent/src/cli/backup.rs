@@ -187,7 +187,7 @@ impl Run<'_> {
             exclude_caches: self.args.exclude_caches,
             workers: 0,
             memory_bytes: budget.tree_bytes,
-            scratch: std::env::temp_dir(),
+            scratch: self.context.scratch_dir(),
         };
         let keys = self.repository.keys();
         let chunker = Chunker::new(keys.gear(), self.repository.config().file_chunks);

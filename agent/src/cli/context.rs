@@ -38,6 +38,7 @@ impl Context {
         if global.threads == Some(0) {
             return Err(CliError::Usage("--threads must be at least 1".into()));
         }
+        raise_file_limit();
         let ui = Ui::new(&global);
         let cancel = watch_signals()?;
         Ok(Self { global, ui, cancel })
@@ -148,6 +149,12 @@ impl Context {
         self.cache_dir().join(format!("{}.head", repository.id()))
     }
 
+    /// Where large scratch files may be put: beside the cache rather than in memory.
+    pub(crate) fn scratch_dir(&self) -> PathBuf {
+        let dir = self.cache_dir();
+        if std::fs::create_dir_all(&dir).is_ok() { dir } else { std::env::temp_dir() }
+    }
+
     pub(crate) fn engine(&self) -> Result<Engine, CliError> {
         let wish = match self.global.io_engine {
             IoEngine::Auto => None,
@@ -158,6 +165,15 @@ impl Context {
         self.ui.detail(&format!("I/O engine: {} ({})", choice.engine, choice.why));
         Ok(choice.engine)
     }
+}
+
+/// Trees keep hundreds of files open at once, beside those of the index.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer, a run is slower or says which file it could not open.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// The first SIGINT or SIGTERM asks to stop; a second one stops at once.

@@ -263,11 +263,11 @@ fn restore_directory(
     let options = RestoreOptions {
         in_place: args.in_place || resumes,
         delete: args.delete,
-        owner: !args.no_owner,
+        owner: !args.no_owner && rustix::process::geteuid().is_root(),
         no_sparse: args.no_sparse,
         sync: true,
         workers: 0,
-        scratch: std::env::temp_dir(),
+        scratch: context.scratch_dir(),
     };
     let mut damaged = false;
     let result = run_restore(context, opened, (&subtree, &target), &options, &mut damaged);
