@@ -13,7 +13,7 @@ use repo_format::id::{ChunkId, PackName, RepositoryId, SegmentName, SessionId};
 use repo_format::pack::{PackIdentity, PackKind};
 use repo_format::segment::{Entry, PackRow, Row};
 use repo_format::session::SegmentRef;
-use repository::index::{BoxError, Index, IndexView, MEMORY_BYTES_DEFAULT, Marks, SegmentSource};
+use repository::index::{BoxError, Index, IndexView, MEMORY_BYTES_DEFAULT, SegmentSource};
 
 const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
 const CHUNKS_A_PACK: u64 = 30;
@@ -168,11 +168,6 @@ fn lookups(criterion: &mut Criterion) {
         (0..BATCH).map(|number| made_up.present(mix(number) % made_up.entries)).collect();
     group.bench_function("usable_many, present", |bencher| {
         bencher.iter(|| black_box(index.usable_many(&present).is_ok()));
-    });
-    group.throughput(Throughput::Elements(made_up.entries));
-    group.sample_size(10);
-    group.bench_function("marks, made", |bencher| {
-        bencher.iter(|| black_box(Marks::new(&index).is_ok()));
     });
     group.finish();
     println!("after the lookups: {}", resident());

@@ -3,6 +3,7 @@
 mod compare;
 mod data;
 mod machine;
+pub mod repository;
 mod rng;
 mod salvor;
 

@@ -444,7 +444,7 @@ fn interrupt(line: &[&str], signal: Signal, source: &str, lab: &Lab) -> Ended {
     let running = lab.start(line);
     let packs = || lab.stored().get("p").map_or(0, std::collections::BTreeMap::len);
     let before = packs();
-    let late = std::time::Instant::now() + Duration::from_secs(60);
+    let late = std::time::Instant::now() + Duration::from_mins(1);
     while packs() == before && !running.has_ended() && std::time::Instant::now() < late {
         std::thread::sleep(Duration::from_millis(20));
     }
