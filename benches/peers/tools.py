@@ -109,13 +109,11 @@ class Kopia(Tool):
 
     def setup(self):
         self.repo.mkdir()
+        # By default kopia leaves out folders that are marked as caches; real trees have such folders.
+        policy = ["--compression", "zstd-fastest", "--ignore-cache-dirs", "false"]
         return [
             [self.program, "repository", "create", "filesystem", "--path", self.repo],
-            [
-                *[self.program, "policy", "set", "--global", "--compression", "zstd-fastest"],
-                # By default kopia leaves out folders that are marked as caches; a real tree has such folders.
-                *["--ignore-cache-dirs", "false"],
-            ],
+            [self.program, "policy", "set", "--global", *policy],
         ]
 
     def backup(self, source, changed_blocks=None):

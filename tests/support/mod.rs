@@ -3,6 +3,7 @@
 mod compare;
 mod data;
 mod machine;
+mod measure;
 pub mod repository;
 mod rng;
 mod salvor;
@@ -10,8 +11,9 @@ mod salvor;
 pub use compare::{assert_same_tree, assert_same_volume, data_map, observe, same_bytes};
 pub use data::{change_image, change_tree, make_image, make_tree, noise_file};
 pub use machine::{Device, Mount, as_nobody, privileged, run};
+pub use measure::{SETTINGS, Setting, measured};
 pub use rng::{Rng, seed};
-pub use salvor::{Ended, Lab, Running, Stored, binary};
+pub use salvor::{Ended, Lab, Running, Stored, binary, example};
 
 /// Whether to run at full length.
 pub fn soak() -> bool {

@@ -22,23 +22,30 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 1800 
 /// it is older than its source.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("SALVOR_BIN") {
-            return path.into();
-        }
-        // target/<profile>/deps/<test program>
-        let test = std::env::current_exe().unwrap();
-        let folder = test.parent().and_then(Path::parent).unwrap();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "salvor", "--target-dir"]);
-        build.arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.is_ok_and(|status| status.success()), "salvor does not build");
-        folder.join("salvor")
+    BINARY.get_or_init(|| match std::env::var_os("SALVOR_BIN") {
+        Some(path) => path.into(),
+        None => build(&["--package", "salvor"]).join("salvor"),
     })
+}
+
+/// A helper program of this crate's `examples/`, built if it is older than its source.
+pub fn example(name: &str) -> PathBuf {
+    build(&["--package", "tests", "--example", name]).join("examples").join(name)
+}
+
+/// Builds with the profile of this test program. Returns the folder of what was built.
+fn build(what: &[&str]) -> PathBuf {
+    // target/<profile>/deps/<test program>
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet"]).args(what).arg("--target-dir").arg(folder.parent().unwrap());
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo cannot build {what:?}");
+    folder.to_owned()
 }
 
 /// A repository and all that the program keeps for it.

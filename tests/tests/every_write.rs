@@ -21,6 +21,7 @@ use repository::store::{Memory, Op, Store};
 use repository::view::{View, list_registers, list_sessions};
 use repository::writer::{Writer, sync_index};
 use repository::{Repository, RepositoryError, session};
+use tempfile::TempDir;
 use tests::support::repository::{
     CHUNK_LOG2, get_volume, init, open, prune_options, put_manifest, record, writer_options,
 };
@@ -38,6 +39,11 @@ fn version(number: u64) -> Vec<u8> {
         bytes.extend(Rng::new(seed).noise(CHUNK));
     }
     bytes
+}
+
+/// A place for an index, in memory if there is one: it is a cache, and written to a lot.
+fn cache() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Snapshots that were reported as saved, and which version each is of.
@@ -125,8 +131,8 @@ fn assert_gives_all((repository, index): &Opened, reported: &Reported, when: &st
 /// The next machine comes along: everything reported is there, what was begun can be done, and
 /// nothing is left over.
 fn assert_sound(memory: &Arc<Memory>, mut reported: Reported, when: &str) {
-    let cache = tempfile::tempdir().unwrap();
-    let opened = open(memory.clone(), cache.path()).unwrap();
+    let folder = cache();
+    let opened = open(memory.clone(), folder.path()).unwrap();
     assert_gives_all(&opened, &reported, when);
     let (repository, index) = &opened;
     // Whatever else is listed is whole, too: a commit whose reply was lost, say.
@@ -160,8 +166,8 @@ fn assert_sound(memory: &Arc<Memory>, mut reported: Reported, when: &str) {
 fn base() -> (Memory, Reported) {
     let memory = Arc::new(Memory::default());
     drop(init(memory.clone()));
-    let cache = tempfile::tempdir().unwrap();
-    let opened = open(memory.clone(), cache.path()).unwrap();
+    let folder = cache();
+    let opened = open(memory.clone(), folder.path()).unwrap();
     let mut reported = Reported::default();
     back_up(&opened, 0, &mut reported).unwrap();
     drop(opened);
@@ -177,8 +183,8 @@ fn run(
     let memory = Arc::new(base.0.fork());
     let store = Arc::new(spoil(Faulty::new(memory.clone())));
     let mut reported = base.1.clone();
-    let cache = tempfile::tempdir().unwrap();
-    let ended = live(store.clone(), cache.path(), &mut reported);
+    let folder = cache();
+    let ended = live(store.clone(), folder.path(), &mut reported);
     let spoilt = store.injected() > 0;
     assert_sound(&memory, reported, when);
     assert!(spoilt || ended.is_ok(), "{when}: {ended:?}");

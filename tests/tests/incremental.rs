@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure is a panic")]
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -19,11 +20,10 @@ fn number(value: &Value, field: &str) -> u64 {
 
 /// Writes a list for `--changed-blocks`.
 fn list(lab: &Lab, extents: &[(u64, u64)]) {
-    let lines: String = extents
-        .iter()
-        .map(|(offset, length)| format!("{{\"offset\":{offset},\"length\":{length}}}\n"))
-        .collect();
-    fs::write(lab.path("changed"), lines).unwrap();
+    let mut file = File::create(lab.path("changed")).unwrap();
+    for (offset, length) in extents {
+        writeln!(file, "{}", serde_json::json!({ "offset": offset, "length": length })).unwrap();
+    }
 }
 
 #[track_caller]

@@ -1,39 +1,11 @@
 //! How much memory the program takes: what it is told, whatever the data.
 #![expect(clippy::unwrap_used, reason = "a failure is a panic")]
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use tests::support::{Ended, Lab, MIB, Rng, change_image, noise_file, scratch, soak};
-
-/// What `--memory` says, and what the process may then have at most.
-const SETTINGS: [(&[&str], u64); 2] = [(&[], 300 * MIB), (&["--memory", "128M"], 128 * MIB)];
-
-/// Runs a command and checks its peak.
-#[track_caller]
-fn measured<S: AsRef<OsStr>>(lab: &Lab, setting: (&[&str], u64), line: &[S]) -> Ended {
-    // The kernel adds what this process has; see `Ended::peak_bytes`.
-    let own = fs::read_to_string("/proc/self/status").unwrap();
-    let own = own.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
-    let own_kib: u64 = own.trim_end_matches(" kB").parse().unwrap();
-    assert!(own_kib < 64 << 10, "the test itself is too large to measure with: {own}");
-    let (options, limit_bytes) = setting;
-    let all: Vec<&OsStr> =
-        options.iter().map(OsStr::new).chain(line.iter().map(AsRef::as_ref)).collect();
-    let ended = lab.ok(&all);
-    let words: Vec<_> = all.iter().map(|word| word.to_string_lossy()).collect();
-    println!("{:>4} MiB, {:>6.1?}: {}", ended.peak_bytes / MIB, ended.took, words.join(" "));
-    assert!(
-        ended.peak_bytes <= limit_bytes,
-        "{} MiB, and {} are allowed: {}",
-        ended.peak_bytes / MIB,
-        limit_bytes / MIB,
-        words.join(" ")
-    );
-    ended
-}
+use tests::support::{Lab, MIB, Rng, SETTINGS, change_image, measured, noise_file, scratch, soak};
 
 fn remove(path: &Path) {
     if path.is_dir() {

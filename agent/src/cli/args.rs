@@ -275,8 +275,8 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) no_sparse: bool,
 
-    /// Leave owner and group as they come. Only root can set them; others restore as if this were
-    /// given
+    /// Leave owner and group as they come. Without this, and without being root, files of other
+    /// owners are named, and the exit code is 3
     #[arg(long)]
     pub(crate) no_owner: bool,
 }

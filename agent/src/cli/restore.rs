@@ -263,7 +263,7 @@ fn restore_directory(
     let options = RestoreOptions {
         in_place: args.in_place || resumes,
         delete: args.delete,
-        owner: !args.no_owner && rustix::process::geteuid().is_root(),
+        owner: !args.no_owner,
         no_sparse: args.no_sparse,
         sync: true,
         workers: 0,
