@@ -26,5 +26,11 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("salvor-test-").tempdir_in(base).unwrap()
 }
 
+/// A folder in memory, if the machine has one: for many small files whose disk is of no interest.
+pub fn scratch_in_memory() -> tempfile::TempDir {
+    let prefix = "salvor-test-";
+    tempfile::Builder::new().prefix(prefix).tempdir_in("/dev/shm").unwrap_or_else(|_| scratch())
+}
+
 /// One MiB.
 pub const MIB: u64 = 1 << 20;

@@ -74,7 +74,11 @@ impl Lab {
 
     /// No repository yet.
     pub fn bare() -> Self {
-        let folder = super::scratch();
+        Self::within(super::scratch())
+    }
+
+    /// No repository yet; everything in `folder`.
+    pub fn within(folder: TempDir) -> Self {
         let repo = folder.path().join("repo");
         fs::create_dir(folder.path().join("home")).unwrap();
         fs::create_dir(folder.path().join("tmp")).unwrap();

@@ -5,7 +5,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use tests::support::{Lab, MIB, Rng, SETTINGS, change_image, measured, noise_file, scratch, soak};
+use tempfile::TempDir;
+use tests::support::{
+    Lab, MIB, Rng, SETTINGS, change_image, measured, noise_file, scratch, scratch_in_memory, soak,
+};
 
 fn remove(path: &Path) {
     if path.is_dir() {
@@ -17,9 +20,9 @@ fn remove(path: &Path) {
 
 /// Everything that is done with a snapshot in its life, measured, in a repository of its own for
 /// each setting. `change` makes a second version of the source.
-fn life(source: &Path, mut change: impl FnMut()) {
+fn life(source: &Path, folder: fn() -> TempDir, mut change: impl FnMut()) {
     for setting in SETTINGS {
-        let lab = Lab::bare();
+        let lab = Lab::within(folder());
         lab.ok(&["init"]);
         let source = source.to_str().unwrap();
         let backup = ["backup", source, "--name", "it"];
@@ -46,7 +49,7 @@ fn a_large_image_takes_no_more_memory_than_set() {
     noise_file(&disk, 1, size);
     let mut rng = Rng::new(2);
     // Half of what packs hold becomes garbage: they are written again.
-    life(&disk, || drop(change_image(&disk, &mut rng, size / 2 / MIB, MIB)));
+    life(&disk, scratch, || drop(change_image(&disk, &mut rng, size / 2 / MIB, MIB)));
 }
 
 #[test]
@@ -60,10 +63,11 @@ fn a_huge_sparse_image_takes_no_more_memory_than_set() {
         let offset = rng.below((2 << 40) / MIB) * MIB;
         file.write_all_at(&rng.noise(1 << 20), offset).unwrap();
     }
-    life(&disk, || drop(change_image(&disk, &mut rng, 10, MIB)));
+    life(&disk, scratch, || drop(change_image(&disk, &mut rng, 10, MIB)));
 }
 
 fn many_files(in_a_folder: u64) {
+    let scratch: fn() -> TempDir = if soak() { scratch } else { scratch_in_memory };
     let folder = scratch();
     let tree = folder.path().join("tree");
     let files = if soak() { 2_000_000 } else { 20_000 };
@@ -77,7 +81,7 @@ fn many_files(in_a_folder: u64) {
         }
         fs::write(folder.join(format!("file-{number}")), rng.noise(100)).unwrap();
     }
-    life(&tree, || fs::write(tree.join("new"), rng.noise(1000)).unwrap());
+    life(&tree, scratch, || fs::write(tree.join("new"), rng.noise(1000)).unwrap());
 }
 
 #[test]
