@@ -20,10 +20,19 @@ pub(super) struct What {
 
 /// Sets all attributes of an open file or directory, times last. Gives what could not be set, for
 /// people; empty if all is well.
+///
+/// Owner and mode that are right already are left alone: each costs a file system a transaction.
 pub(super) fn apply_open(fd: BorrowedFd<'_>, meta: &Meta, what: What) -> Vec<String> {
     let mut failed = Vec::new();
-    let is_owned = own(fd, meta, what, &mut failed);
-    note(&mut failed, "mode", rustix::fs::fchmod(fd, mode_of(meta, is_owned)));
+    let now = rustix::fs::fstat(fd).ok();
+    let has_owner = now.is_some_and(|now| (now.st_uid, now.st_gid) == (meta.uid, meta.gid));
+    let is_owned = has_owner || own(fd, meta, what, &mut failed);
+    let mode = mode_of(meta, is_owned);
+    // A change of owner may take bits of the mode away.
+    let has_mode = has_owner && now.is_some_and(|now| Mode::from_raw_mode(now.st_mode) == mode);
+    if !has_mode {
+        note(&mut failed, "mode", rustix::fs::fchmod(fd, mode));
+    }
     let path = ObjectRef::Open(fd);
     set_xattrs(&path, meta, what.existed, &mut failed);
     note(&mut failed, "times", rustix::fs::futimens(fd, &timestamps(meta.mtime)));

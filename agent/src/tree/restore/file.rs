@@ -129,7 +129,7 @@ impl FileJob {
         let fd = match self.start {
             Start::Fresh => {
                 let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-                rustix::fs::openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR)?
+                rustix::fs::openat(&*self.dir, name, flags, self.first_mode())?
             }
             Start::Update => self.open_existing(flags)?,
         };
@@ -137,6 +137,19 @@ impl FileJob {
         let fd = Arc::new(fd);
         state.fd = Some(Arc::clone(&fd));
         Ok(Some(fd))
+    }
+
+    /// The mode to make the file with: its own if it will belong to this process anyway, which
+    /// spares a call; nobody else's otherwise, until it has its owner.
+    fn first_mode(&self) -> Mode {
+        let meta = &self.entry.meta;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let private = Mode::RUSR | Mode::WUSR;
+        if (meta.uid, meta.gid) == (uid.as_raw(), gid.as_raw()) {
+            Mode::from_raw_mode(meta.mode & 0o777) | private
+        } else {
+            private
+        }
     }
 
     fn open_existing(&self, flags: OFlags) -> io::Result<OwnedFd> {
