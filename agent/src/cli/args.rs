@@ -136,9 +136,12 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    #[command(hide = true)]
-    Man,
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Write salvor.1, salvor-backup.1 and so on into this directory
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -194,7 +197,8 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) bandwidth: Option<Size>,
 
-    /// How hard to compress: a zstd level, `auto`, or `off`
+    /// How hard to compress: a zstd level; `auto`: from 1 up to 12 while the repository's storage
+    /// is what the backup waits for; or `off`
     #[arg(long, value_name = "1..19|auto|off", default_value = "1", allow_hyphen_values = true)]
     pub(crate) compression: Compression,
 

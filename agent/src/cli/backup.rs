@@ -14,6 +14,7 @@ use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, ISSUES_KEPT, Issue, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::chunks::ChunkSource;
+use repository::effort::Effort;
 use repository::process::hostname;
 use repository::reader::Reader;
 use repository::view::View;
@@ -51,7 +52,7 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     let budget = context.budget(1 << chunk_log2);
     let index = context.index(&repository)?;
     let options =
-        WriterOptions { compression: args.compression.0, packs: budget.packs, cluster: CLUSTER };
+        WriterOptions { effort: args.compression.0, packs: budget.packs, cluster: CLUSTER };
     let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
     context.check_witness(&repository, writer.view())?;
     for problem in unreadable {
@@ -275,7 +276,7 @@ impl Run<'_> {
     }
 
     fn finish(self, found: Found) -> Result<Exit, CliError> {
-        let Self { context, repository, writer, record, started, .. } = self;
+        let Self { context, args, repository, writer, record, started, .. } = self;
         let superseded: Vec<SnapshotId> = writer
             .view()
             .checkpoints(&record.name, &record.source)
@@ -293,10 +294,15 @@ impl Run<'_> {
             ..record
         };
         let counts = writer.counts();
+        let compression = units::compression(writer.compression());
         let snapshot = writer.finish(snapshot, superseded)?;
         // Whoever opens the repository next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&repository));
-        report(context, &snapshot, counts.chunks - counts.new_chunks, started, found.extra);
+        let extra = json!({ "compression": compression, "tree": found.extra });
+        report(context, &snapshot, counts.chunks - counts.new_chunks, started, extra);
+        if args.compression.0 == Effort::Auto {
+            context.ui.say(&format!("  compressed with {compression} by the end"));
+        }
         Ok(if complete { Exit::Done } else { Exit::Partial })
     }
 }
@@ -313,11 +319,12 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
             )
         }
         VolumeKind::Tree => {
-            format!("{} entries, {}", units::count(sizes.entries), units::bytes(sizes.logical))
+            let entries = units::counted(sizes.entries, "entry", "entries");
+            format!("{entries}, {}", units::bytes(sizes.logical))
         }
     };
     context.ui.say(&format!(
-        "snapshot {} of {}\n  {what}; read {} in {seconds:.1} s ({})\n  new {}, stored {} (ratio {:.2}); {} chunks were there already",
+        "snapshot {} of {}\n  {what}; read {} in {seconds:.1} s ({})\n  new {}, stored {} (ratio {:.2}); {} there already",
         snapshots::short(&snapshot.id),
         snapshot.name,
         units::bytes(sizes.read),
@@ -325,15 +332,15 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
         units::bytes(sizes.new_plain),
         units::bytes(sizes.new_stored),
         units::ratio(sizes.new_plain, sizes.new_stored),
-        units::count(reused),
+        units::counted(reused, "chunk was", "chunks were"),
     ));
     for issue in snapshot.issues.iter().take(20) {
         context.ui.warn(&issue_text(issue));
     }
     if snapshot.issue_count > 0 {
         context.ui.warn(&format!(
-            "the snapshot is incomplete: {} things could not be saved as they are",
-            units::count(snapshot.issue_count)
+            "the snapshot is incomplete: {} could not be saved as found",
+            units::counted(snapshot.issue_count, "thing", "things")
         ));
     }
     let mut object = snapshots::to_json(snapshot);
@@ -341,7 +348,7 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
         map.insert("type".into(), json!("backup"));
         map.insert("seconds".into(), json!(seconds));
         map.insert("reused_chunks".into(), json!(reused));
-        map.insert("tree".into(), extra);
+        map.extend(extra.as_object().cloned().unwrap_or_default());
     }
     context.ui.object(&object);
 }

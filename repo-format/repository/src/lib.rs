@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod check;
 pub mod chunks;
+pub mod effort;
 mod error;
 pub mod gc;
 pub mod index;

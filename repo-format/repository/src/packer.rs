@@ -158,17 +158,22 @@ impl Packer {
         })
     }
 
-    /// Seals a frame into an open pack. Returns the bytes it takes there.
+    /// Seals a frame, given in two parts, into an open pack. Returns the bytes it takes there.
     ///
     /// # Errors
     ///
     /// The store failed, now or in the background since the last call.
-    pub fn push(&self, kind: PackKind, id: ChunkId, frame: &[u8]) -> Result<u32, RepositoryError> {
+    pub fn push(
+        &self,
+        kind: PackKind,
+        id: ChunkId,
+        frame: [&[u8]; 2],
+    ) -> Result<u32, RepositoryError> {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(self.take_failure());
         }
         let mut open = self.open_pack(kind);
-        if open.as_ref().is_some_and(|pack| !pack.fits(frame.len())) {
+        if open.as_ref().is_some_and(|pack| !pack.fits(frame.map(<[u8]>::len).iter().sum())) {
             self.close(&mut open)?;
         }
         let pack = match &mut *open {

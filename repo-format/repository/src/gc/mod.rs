@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repo_format::config::Operation;
-use repo_format::frame::Compression;
 use repo_format::id::{ClusterId, PackName, SnapshotId};
 
+use crate::effort::Effort;
 use crate::index::{Index, PackState};
 use crate::packer::PackOptions;
 use crate::reader::Reader;
@@ -382,7 +382,7 @@ impl Pruner<'_> {
         }
         self.step("repacking")?;
         let options = WriterOptions {
-            compression: Compression::default(),
+            effort: Effort::default(),
             packs: self.options.packs,
             cluster: self.options.cluster,
         };

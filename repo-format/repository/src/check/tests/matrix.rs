@@ -5,12 +5,13 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use repo_format::frame::Compression;
+use repo_format::frame::{Compression, FrameEncoder};
 use repo_format::id::ClusterId;
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::pack::PackKind;
 
 use super::fixture::{CHUNK, Damage, Fixture, Opened, Source, noise, packs};
+use crate::effort::Effort;
 use crate::index::PackState;
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
@@ -43,7 +44,7 @@ fn damage_each(wanted: &str, flips: usize) {
     let fixture = Fixture::new();
     let opened = fixture.open_warm().unwrap();
     let newest = catalog::newest_number(&opened.repository).unwrap();
-    let own_slot = opened.repository.slots().unwrap().0;
+    let own_slot = opened.repository.slots().unwrap();
     let own_slot = own_slot.iter().find(|slot| slot.current).unwrap().id.clone();
     drop(opened);
     let is_wanted =
@@ -199,18 +200,17 @@ fn a_lost_manifest_is_everything() {
 fn a_chunk_with_another_good_copy_is_not_lost() {
     let fixture = Fixture::new();
     let opened = fixture.open_cold().unwrap();
-    let options = WriterOptions {
-        compression: Compression::default(),
-        packs: packs(),
-        cluster: ClusterId::NONE,
-    };
+    let options =
+        WriterOptions { effort: Effort::default(), packs: packs(), cluster: ClusterId::NONE };
     let index = Arc::clone(&opened.index);
     let (writer, _) = Writer::open(&opened.repository, index, &options).unwrap();
+    let mut encoder = FrameEncoder::new(Compression::Off).unwrap();
     for content in fixture.snapshots.values() {
         if let Source::Volume(bytes) = content {
             for chunk in bytes.chunks(CHUNK) {
                 let id = opened.repository.keys().chunk_id(PackKind::Data, chunk);
-                writer.rewrite(PackKind::Data, &id, chunk).unwrap();
+                let frame = encoder.encode(chunk).to_vec();
+                writer.rewrite(PackKind::Data, &id, &frame, chunk.len()).unwrap();
             }
         }
     }
