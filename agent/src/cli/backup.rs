@@ -299,7 +299,7 @@ impl Run<'_> {
         // Whoever opens the repository next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&repository));
         let extra = json!({ "compression": compression, "tree": found.extra });
-        report(context, &snapshot, counts.chunks - counts.new_chunks, started, extra);
+        report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);
         if args.compression.0 == Effort::Auto {
             context.ui.say(&format!("  compressed with {compression} by the end"));
         }
@@ -307,7 +307,7 @@ impl Run<'_> {
     }
 }
 
-fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant, extra: Value) {
+fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant, extra: &Value) {
     let seconds = started.elapsed().as_secs_f64();
     let sizes = &snapshot.sizes;
     let what = match snapshot.kind {

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(run(&governor, 1, 500 * MS), Compression::Zstd(6));
         assert_eq!(run(&governor, 100, 500 * MS), Compression::Zstd(12));
         assert_eq!(run(&governor, 1, 9 * MS), Compression::Zstd(9));
-        assert_eq!(run(&governor, 100, 0 * MS), Compression::Zstd(1));
+        assert_eq!(run(&governor, 100, Duration::ZERO), Compression::Zstd(1));
     }
 
     #[test]

@@ -199,7 +199,8 @@ impl Writer {
         plain_bytes: usize,
     ) -> Result<(), RepositoryError> {
         if lock(self.shard(id)).insert(*id) {
-            self.count_new(plain_bytes, self.packer.push(kind, *id, [frame, &[]])?);
+            let pushed = self.packer.push(kind, *id, [frame, &[]])?;
+            self.count_new(plain_bytes, pushed.stored_len);
         }
         Ok(())
     }
@@ -211,14 +212,14 @@ impl Writer {
             PackKind::Data => encoder.data.encode(plain),
             PackKind::Meta => encoder.meta.encode(plain),
         };
-        let encoded = Instant::now();
-        let stored = self.packer.push(kind, *id, frame.parts());
-        if kind == PackKind::Data {
-            let compressing = encoded.duration_since(began);
-            self.governor.note(plain.len() as u64, compressing, encoded.elapsed());
-        }
+        let compressing = began.elapsed();
+        let pushed = self.packer.push(kind, *id, frame.parts());
         lock(&self.encoders).push(encoder);
-        self.count_new(plain.len(), stored?);
+        let pushed = pushed?;
+        if kind == PackKind::Data {
+            self.governor.note(plain.len() as u64, compressing, pushed.waited);
+        }
+        self.count_new(plain.len(), pushed.stored_len);
         Ok(())
     }
 
