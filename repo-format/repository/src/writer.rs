@@ -182,6 +182,29 @@ impl Writer {
         Ok(true)
     }
 
+    /// As [`Self::put_identified`] for a chunk whose frame another pack holds: it is stored as hard
+    /// compressed as it was.
+    ///
+    /// * `frame`: verified to hold the `plain_bytes` bytes that give the id.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed.
+    pub(crate) fn put_frame(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        frame: &[u8],
+        plain_bytes: usize,
+    ) -> Result<bool, RepositoryError> {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.is_indexed(id)? || !lock(self.shard(id)).insert(*id) {
+            return Ok(false);
+        }
+        self.count_new(plain_bytes, self.packer.push(kind, *id, frame)?);
+        Ok(true)
+    }
+
     /// Stores a chunk that the repository has already: a repack moves it to a new pack.
     ///
     /// # Errors
@@ -208,10 +231,14 @@ impl Writer {
         }
         let stored = self.packer.push(kind, *id, frame);
         lock(&self.encoders).push(encoder);
-        self.new_chunks.fetch_add(1, Ordering::Relaxed);
-        self.new_plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-        self.new_sealed_bytes.fetch_add(stored?.into(), Ordering::Relaxed);
+        self.count_new(plain.len(), stored?);
         Ok(())
+    }
+
+    fn count_new(&self, plain_bytes: usize, sealed_bytes: u32) {
+        self.new_chunks.fetch_add(1, Ordering::Relaxed);
+        self.new_plain_bytes.fetch_add(plain_bytes as u64, Ordering::Relaxed);
+        self.new_sealed_bytes.fetch_add(sealed_bytes.into(), Ordering::Relaxed);
     }
 
     fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
