@@ -129,6 +129,12 @@ impl CopyError {
     pub const fn is_source_damage(&self) -> bool {
         matches!(self, Self::Source(error) if error.is_damage())
     }
+
+    /// Whether it only says that something else stopped the copy: of the threads that meet a
+    /// failure of the target, one is told what it is.
+    const fn is_echo(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Target(RepositoryError::Cancelled))
+    }
 }
 
 /// A snapshot that was copied.
@@ -327,9 +333,11 @@ impl Run<'_> {
             Ok(root) => root,
             Err(error) => {
                 // So that the next try, and the next snapshot, need not store it again. If the
-                // target is what failed, this fails too, and the error is the same.
-                drop(self.checkpoint());
-                return Err(error);
+                // target is what failed, this fails too.
+                return Err(match self.checkpoint() {
+                    Err(cause) if error.is_echo() => CopyError::Target(cause),
+                    _ => error,
+                });
             }
         };
         self.copier.dictionary.flush();
@@ -372,7 +380,7 @@ impl Run<'_> {
         });
         let failure = lock(&failure).take();
         match (copied, failure) {
-            (Err(CopyError::Cancelled), Some(failure)) => Err(failure),
+            (Err(error), Some(failure)) if error.is_echo() => Err(failure),
             (copied, _) => copied,
         }
     }

@@ -208,7 +208,10 @@ struct Hands {
 impl Work<'_> {
     fn run(&self) {
         if let Err(error) = self.share() {
-            lock(&self.failure).get_or_insert(error);
+            let mut failure = lock(&self.failure);
+            if failure.as_ref().is_none_or(CopyError::is_echo) {
+                *failure = Some(error);
+            }
             // The others find nothing more to do.
             self.next.store(self.ranges.len(), Ordering::Relaxed);
         }
