@@ -41,14 +41,9 @@ pub(super) fn copy(
         };
         let top = Child { page, first_path: Vec::new(), entries: root.entries };
         let mut run = Run { mover, base, batch: Batch::default() };
-        let [copied] = run.children(vec![top], root.level)?.try_into().map_err(|_| broken())?;
-        root.page = Some(copied.page);
+        root.page = run.children(vec![top], root.level)?.pop().map(|copied| copied.page);
     }
     mover.put_page(&root.encode())
-}
-
-fn broken() -> CopyError {
-    CopyError::Source(crate::RepositoryError::WorkerLost)
 }
 
 struct Run<'a> {

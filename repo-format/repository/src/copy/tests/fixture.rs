@@ -24,6 +24,7 @@ use crate::index::Index;
 use crate::packer::PackOptions;
 use crate::reader::Reader;
 use crate::store::Memory;
+use crate::store::wrap::{Meter, Metered};
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{InitOptions, Repository, RepositoryError, UnlockSecret};
@@ -83,6 +84,8 @@ fn packs() -> PackOptions {
 /// A repository with a machine's cache.
 pub(super) struct Side {
     pub(super) store: Arc<Memory>,
+    /// What the repository's store was asked.
+    pub(super) meter: Arc<Meter>,
     pub(super) repository: Arc<Repository>,
     pub(super) index: Arc<Index>,
     _cache: TempDir,
@@ -101,9 +104,11 @@ impl Side {
     /// A repository that exists, on a machine with an empty cache.
     pub(super) fn over(store: Arc<Memory>) -> Self {
         let cache = tempfile::tempdir().unwrap();
-        let repository = Arc::new(Repository::open(Arc::clone(&store) as _, &secret()).unwrap());
+        let metered = Metered::new(Arc::clone(&store));
+        let meter = metered.meter();
+        let repository = Arc::new(Repository::open(Arc::new(metered), &secret()).unwrap());
         let index = Arc::new(Index::open(cache.path(), repository.id(), 4 << 20).unwrap());
-        Self { store, repository, index, _cache: cache }
+        Self { store, meter, repository, index, _cache: cache }
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {

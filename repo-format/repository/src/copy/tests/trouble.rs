@@ -10,6 +10,8 @@ use repo_format::snapshot::Completeness;
 use super::fixture::{Data, Free, Machine, Side, files, noise, volume};
 use crate::copy::{Control, CopyError, Progress};
 use crate::index::PackState;
+use crate::store::Op;
+use crate::store::wrap::UsageRow;
 
 /// The packs of a kind that are not among `old`.
 fn packs_since(side: &Side, kind: PackKind, old: &[ObjectKey]) -> Vec<ObjectKey> {
@@ -120,6 +122,10 @@ fn a_prune_that_moves_the_sources_chunks_meanwhile_is_followed() {
     let control = PruneMidway { source: &source, once: AtomicBool::new(false) };
     let copied = machine.copier(&source, &target).copy(&id, &Progress::default(), &control);
     let copied = copied.unwrap();
+    // The new index told where they are; nobody had to look through the packs for them.
+    let usage = source.meter.read();
+    let looked = |row: &&UsageRow| row.op == Op::List && row.kind == "p";
+    assert_eq!(usage.rows.iter().find(looked), None);
     assert_eq!(target.read(&copied.snapshot.id).unwrap(), Data::Volume(chunks));
     assert!(target.verify().is_clean());
 }
