@@ -247,6 +247,42 @@ fn an_interrupted_copy_keeps_what_it_stored_and_says_how_to_go_on() {
     pair.standby.assert_tidy();
 }
 
+#[test]
+fn progress_is_told_every_second_and_rises_to_no_more_than_its_total() {
+    let mut pair = Pair::new();
+    noise_file(&pair.primary.path("disk"), 3, 48 * MIB);
+    pair.back_up("disk");
+    make_tree(&pair.primary.path("tree"), 4, 50);
+    pair.back_up("tree");
+    let slow = pair.try_copy(&["--json", "--progress", "--bandwidth", "16M"]).expect(0);
+    let lines = slow.json_lines();
+    let lines: Vec<_> = lines.iter().filter(|line| line["type"] == "progress").collect();
+    assert!(lines.len() >= 2, "{slow}");
+    let mut last = 0;
+    for line in lines {
+        let (done, total) = (number(line, "done"), number(line, "total"));
+        assert!(last <= done && done <= total && total >= 48 * MIB, "{line}");
+        assert_eq!(number(&line["counters"], "snapshots"), 2);
+        last = done;
+    }
+    assert!(last > 8 * MIB);
+    pair.check();
+}
+
+#[test]
+fn a_source_that_may_not_be_written_to_is_copied_all_the_same() {
+    if !privileged("a read-only mount") {
+        return;
+    }
+    let mut pair = Pair::new();
+    make_image(&pair.primary.path("disk"), 8, 8 * MIB);
+    pair.back_up("disk");
+    let mount = Mount::read_only(&pair.primary.path("read-only"), pair.primary.repo());
+    let copied = pair.copy(&["--repo", mount.path.to_str().unwrap()]);
+    assert_eq!(number(&copied, "copied"), 1);
+    pair.check();
+}
+
 /// The packs that a command adds to a lab's repository.
 fn new_packs(lab: &Lab, act: impl FnOnce()) -> Vec<PathBuf> {
     let before = lab.stored();

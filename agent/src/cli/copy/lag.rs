@@ -97,3 +97,44 @@ impl std::fmt::Display for Lag {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(missing: u64, lag_s: Option<i64>, newest_s: i64, copied_s: Option<i64>) -> NameLag {
+        let ns = |seconds: i64| seconds * 1_000_000_000;
+        let (lag_ns, copied_ns) = (lag_s.map(ns), copied_s.map(ns));
+        NameLag { missing, lag_ns, newest_ns: ns(newest_s), copied_ns }
+    }
+
+    fn lag(names: &[(&str, NameLag)]) -> Lag {
+        Lag(names.iter().map(|(name, lag)| ((*name).to_owned(), *lag)).collect())
+    }
+
+    #[test]
+    fn the_worst_name_is_the_lag_and_the_youngest_snapshot_the_newest() {
+        let behind = lag(&[
+            ("disk", name(2, Some(75), 75, Some(300))),
+            ("home", name(0, None, 12, Some(12))),
+            ("new", name(1, Some(90), 90, None)),
+        ]);
+        let text = "behind: disk by 2, the newest 1m 15s old; new by 1, the newest 1m 30s old";
+        assert_eq!(behind.to_string(), text);
+        let json = behind.to_json();
+        assert_eq!((&json["missing"], &json["lag_seconds"]), (&json!(3), &json!(90.0)));
+        assert_eq!(json["newest_seconds"], json!(12.0));
+        assert_eq!(json["names"][0]["newest_copied_seconds"], json!(300.0));
+        assert_eq!(json["names"][2]["newest_copied_seconds"], Value::Null);
+    }
+
+    #[test]
+    fn when_all_is_copied_the_lag_is_nothing_and_the_age_of_the_newest_is_told() {
+        let in_step = lag(&[("disk", name(0, None, 3700, Some(3700)))]);
+        assert_eq!(in_step.to_string(), "in step; the source's newest is 1h 1m 40s old");
+        assert_eq!(in_step.to_json()["lag_seconds"], json!(0.0));
+        assert_eq!(in_step.to_json()["newest_seconds"], json!(3700.0));
+        assert_eq!(lag(&[]).to_string(), "in step; the source has no snapshots");
+        assert_eq!(lag(&[]).to_json()["newest_seconds"], Value::Null);
+    }
+}
