@@ -424,6 +424,23 @@ fn prunes_of_both_sides_while_a_copy_runs_take_nothing_that_it_needs() {
     }
 }
 
+#[test]
+fn two_copies_at_once_do_what_one_does() {
+    let mut pair = Pair::new();
+    make_image(&pair.primary.path("disk"), 8, 24 * MIB);
+    make_tree(&pair.primary.path("tree"), 9, 60);
+    pair.back_up("disk");
+    pair.back_up("tree");
+    let start = || pair.primary.start(&pair.line(&["--json", "--checkpoint-seconds", "0"]));
+    let copies = [start(), start()];
+    for copy in copies {
+        println!("{}", copy.wait().expect(0));
+    }
+    pair.check();
+    assert_eq!(number(&pair.copy(&[]), "present"), 2);
+    pair.standby.assert_tidy();
+}
+
 /// Waits until something is so.
 #[track_caller]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {

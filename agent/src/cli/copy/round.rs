@@ -120,7 +120,7 @@ pub(super) fn copy_all(
     outcome.stored_bytes = read(&meter.progress.stored_bytes);
     match result {
         Ok(()) => {
-            link.copier.drop_stale_checkpoints(&plan.source, &plan.target)?;
+            link.copier.tidy(&plan.source, &plan.target)?;
             Ok(outcome)
         }
         Err(CliError::Copy(CopyError::Cancelled)) => Err(CliError::Interrupted(format!(

@@ -3,7 +3,8 @@
 //!
 //! It is a cache and never asked for permission: a chunk found here is referred to only if the
 //! target's index has it. Losing it costs reading, not storing. An entry never becomes wrong, since
-//! both ids are functions of the chunk's bytes.
+//! both ids are functions of the chunk's bytes; what both repositories have forgotten stays until
+//! there is too much of it, and then all is forgotten.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use repo_format::id::{ChunkId, RepositoryId};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, FlushOptions, LogLevel, Options, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    WriteBufferManager, WriteOptions, properties,
 };
 
 /// Another layout would go to another folder.
@@ -20,6 +21,8 @@ const FOLDER: &str = "copies-1";
 const FILTER_BITS: f64 = 10.0;
 const BLOCK_BYTES: usize = 4 << 10;
 const OPEN_FILES_MAX: i32 = 64;
+/// Entries that are put up with, however few chunks the target has: about 70 MB.
+const ENTRIES_MIN: u64 = 1 << 20;
 
 /// Ids of chunks in one repository by their ids in another. Any number of threads may use it.
 pub(super) struct Dictionary {
@@ -92,6 +95,31 @@ impl Dictionary {
         if db.write_opt(batch, &options).is_err() {
             self.broken.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Forgets everything if most of it must be of chunks that the target has lost.
+    ///
+    /// * `chunks`: how many the target has.
+    pub(super) fn trim(&self, chunks: u64) {
+        self.trim_to((2 * chunks).max(ENTRIES_MIN));
+    }
+
+    fn trim_to(&self, entries_max: u64) {
+        let Some(db) = self.db() else { return };
+        let entries = db.property_int_value(properties::ESTIMATE_NUM_KEYS).ok().flatten();
+        if entries.is_none_or(|entries| entries <= entries_max) {
+            return;
+        }
+        let mut batch = WriteBatch::default();
+        // A key is 32 bytes: every one is below this.
+        batch.delete_range([0u8; 1].as_slice(), [0xff; 33].as_slice());
+        let mut options = WriteOptions::new();
+        options.disable_wal(true);
+        if db.write_opt(batch, &options).is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        let none: Option<&[u8]> = None;
+        db.compact_range(none, none);
     }
 
     /// Makes what was added durable.
@@ -199,6 +227,23 @@ mod tests {
         second.add(&[(id(2), id(22))]);
         assert_eq!(second.lookup(&[id(1), id(2)]), [None, None]);
         assert_eq!(first.lookup(&[id(1), id(2)]), [Some(id(11)), None]);
+    }
+
+    #[test]
+    fn it_is_emptied_when_it_has_grown_too_large_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dictionary, _) = open(folder.path());
+        let pairs: Vec<_> = (0..=255).map(|byte| (id(byte), id(!byte))).collect();
+        dictionary.add(&pairs);
+        dictionary.flush();
+        dictionary.trim_to(300);
+        assert_eq!(dictionary.lookup(&[id(0), id(255)]), [Some(id(255)), Some(id(0))]);
+        dictionary.trim_to(200);
+        let all: Vec<_> = (0..=255).map(id).collect();
+        assert!(dictionary.lookup(&all).iter().all(Option::is_none));
+        dictionary.add(&pairs[..1]);
+        dictionary.trim_to(200);
+        assert_eq!(dictionary.lookup(&[id(0), id(255)]), [Some(id(255)), None]);
     }
 
     #[test]

@@ -266,17 +266,18 @@ impl Copier {
         }
     }
 
-    /// Removes checkpoints of killed copies that nothing will go on from: of snapshots that the
-    /// source has forgotten, or that were copied since. Returns how many.
+    /// Tidies up after a round: removes checkpoints of killed copies that nothing will go on from,
+    /// those of snapshots that the source has forgotten or that were copied since, and keeps the
+    /// memory of which chunk is which from growing for ever. Returns how many checkpoints there were.
+    ///
+    /// * `source`, `target`: views from before or after the round.
     ///
     /// # Errors
     ///
     /// The target failed.
-    pub fn drop_stale_checkpoints(
-        &self,
-        source: &View,
-        target: &View,
-    ) -> Result<u64, RepositoryError> {
+    pub fn tidy(&self, source: &View, target: &View) -> Result<u64, RepositoryError> {
+        let segments = target.index_view().segments;
+        self.dictionary.trim(segments.iter().map(|segment| segment.entries).sum());
         let counterparts = self.counterparts(source, target);
         let stale = self.stale_checkpoints(source, target, &counterparts, None);
         if stale.is_empty() {
@@ -341,6 +342,9 @@ impl Run<'_> {
             }
         };
         self.copier.dictionary.flush();
+        if let Some(snapshot) = self.copied_by_others()? {
+            return Ok(Copied { snapshot, was_present: true });
+        }
         let Self { copier, snapshot, record, source_view, counterparts, writer, .. } = self;
         let superseded =
             copier.stale_checkpoints(&source_view, writer.view(), &counterparts, Some(snapshot.id));
@@ -353,6 +357,15 @@ impl Run<'_> {
         // Whoever opens the target next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&copier.target.repository));
         Ok(Copied { snapshot: copied, was_present: false })
+    }
+
+    /// The copy that another process has made meanwhile. Two that end in the same moment both
+    /// stay, which does no harm.
+    fn copied_by_others(&self) -> Result<Option<Snapshot>, CopyError> {
+        let target = &self.copier.target.repository;
+        let view = View::for_reading(target).map_err(CopyError::Target)?;
+        let there = self.copier.counterparts(&self.source_view, &view).of(&self.snapshot.id);
+        Ok(there.and_then(|id| view.all_snapshots().get(&id).copied().cloned()))
     }
 
     /// Makes what was stored safe.

@@ -167,6 +167,40 @@ fn a_cancelled_copy_keeps_what_it_stored_for_the_next_and_leaves_nothing_behind(
     assert!(checkpoints(&target).is_empty());
 }
 
+/// Copies the same from another machine before the first byte is fetched.
+struct OvertakenBy<'a> {
+    other: &'a Machine,
+    sides: [&'a Side; 2],
+    id: repo_format::id::SnapshotId,
+    once: AtomicBool,
+}
+
+impl Control for OvertakenBy<'_> {
+    fn pace(&self, _: u64) {
+        if !self.once.swap(true, Ordering::Relaxed) {
+            let [source, target] = self.sides;
+            let target = Side::over(Arc::clone(&target.store));
+            self.other.copy(source, &target, &self.id).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_another_machine_was_faster_with_is_not_made_twice() {
+    let (source, target) = (Side::new(), Side::new());
+    let (machine, other) = (Machine::new(), Machine::new());
+    let data = Data::Tree(files(6));
+    let id = source.back_up("home", &data);
+    let once = AtomicBool::new(false);
+    let control = OvertakenBy { other: &other, sides: [&source, &target], id, once };
+    let copied = machine.copier(&source, &target).copy(&id, &Progress::default(), &control);
+    assert!(copied.unwrap().was_present);
+    let view = target.view();
+    let snapshots = view.snapshots();
+    assert_eq!(snapshots.len(), 1);
+    assert_eq!(target.read(&snapshots[0].id).unwrap(), data);
+}
+
 fn checkpoints(side: &Side) -> Vec<repo_format::id::SnapshotId> {
     let view = side.view();
     let all = view.all_snapshots();
@@ -182,9 +216,9 @@ fn a_checkpoint_of_a_snapshot_that_the_source_forgot_is_removed() {
     let copier = machine.copier(&source, &target);
     assert!(copier.copy(&id, &Progress::default(), &stop).is_err());
     assert_eq!(checkpoints(&target).len(), 1);
-    assert_eq!(copier.drop_stale_checkpoints(&source.view(), &target.view()).unwrap(), 0);
+    assert_eq!(copier.tidy(&source.view(), &target.view()).unwrap(), 0);
     source.forget(&[id]);
     assert!(matches!(copier.copy(&id, &Progress::default(), &Free), Err(CopyError::Vanished)));
-    assert_eq!(copier.drop_stale_checkpoints(&source.view(), &target.view()).unwrap(), 1);
+    assert_eq!(copier.tidy(&source.view(), &target.view()).unwrap(), 1);
     assert!(checkpoints(&target).is_empty());
 }
