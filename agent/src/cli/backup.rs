@@ -14,6 +14,7 @@ use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, ISSUES_KEPT, Issue, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::chunks::ChunkSource;
+use repository::copy::ORIGIN_TAG;
 use repository::effort::Effort;
 use repository::process::hostname;
 use repository::reader::Reader;
@@ -43,6 +44,11 @@ const CHECKPOINT_BYTES: u64 = 8 << 30;
 pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError> {
     let kind = kind_of(&args.path)?;
     let tags = parse_tags(&args.tags)?;
+    if tags.iter().any(|(key, _)| key == ORIGIN_TAG) {
+        // A copy takes its word for what both repositories have.
+        let message = format!("the label `{ORIGIN_TAG}` is reserved for `salvor copy`");
+        return Err(CliError::Usage(message));
+    }
     if kind == VolumeKind::Tree && args.changed_blocks.is_some() {
         let message = "--changed-blocks is for images and devices, and this is a directory";
         return Err(CliError::Usage(message.into()));

@@ -54,6 +54,11 @@ impl Context {
         let url = self.global.repo.as_deref().ok_or_else(|| {
             CliError::Usage("no repository given: use --repo URL or set SALVOR_REPO".into())
         })?;
+        Self::store_at(url, create)
+    }
+
+    /// The store at a place as typed.
+    pub(crate) fn store_at(url: &str, create: bool) -> Result<Arc<dyn Store>, CliError> {
         let location = Location::parse(url)?;
         let store = if create { location.create()? } else { location.open()? };
         Ok(Arc::from(store))
@@ -94,7 +99,16 @@ impl Context {
     /// The index cache, not yet in line with anything.
     pub(crate) fn index(&self, repository: &Repository) -> Result<Arc<Index>, CliError> {
         let budget = self.budget(1 << repository.config().chunk_log2);
-        let index = Index::open(&self.cache_dir(), repository.id(), budget.index_bytes)
+        self.index_within(repository, budget.index_bytes)
+    }
+
+    /// As [`Self::index`], with so much memory.
+    pub(crate) fn index_within(
+        &self,
+        repository: &Repository,
+        memory_bytes: usize,
+    ) -> Result<Arc<Index>, CliError> {
+        let index = Index::open(&self.cache_dir(), repository.id(), memory_bytes)
             .map_err(RepositoryError::from)?;
         for notice in index.take_notices() {
             self.ui.note(&notice.to_string());

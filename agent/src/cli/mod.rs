@@ -6,6 +6,7 @@ mod batch;
 mod browse;
 mod budget;
 mod context;
+mod copy;
 mod error;
 mod init;
 mod keys;
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Verify(args) => verify::run(&context, &args),
         Command::Forget(args) => maintain::forget(&context, &args),
         Command::Prune(args) => maintain::prune(&context, &args),
+        Command::Copy(args) => copy::run(&context, &args),
         Command::Stats => maintain::stats(&context),
         Command::Key(args) => keys::run(&context, &args),
         Command::Completion { .. } | Command::Man { .. } => Ok(Exit::Done),

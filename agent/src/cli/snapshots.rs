@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use repo_format::id::SnapshotId;
 use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
+use repository::copy::{ORIGIN_TAG, Origin};
 use repository::view::View;
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ fn table(snapshots: &[&Snapshot]) -> String {
             _ => String::new(),
         };
         let tags: Vec<String> =
-            snapshot.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            snapshot.tags.iter().map(|(key, value)| tag_text(key, value)).collect();
         table.add_row([
             short(&snapshot.id),
             units::time(snapshot.started_ns),
@@ -59,6 +60,17 @@ fn table(snapshots: &[&Snapshot]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// A label as people want it: of where a copy came from, as much as [`short`] gives.
+fn tag_text(key: &str, value: &str) -> String {
+    match value.parse::<Origin>() {
+        Ok(origin) if key == ORIGIN_TAG => {
+            let repository: String = origin.repository.to_string().chars().take(12).collect();
+            format!("{key}={repository}/{}", short(&origin.snapshot))
+        }
+        _ => format!("{key}={value}"),
+    }
 }
 
 /// A table without lines, as terminals and `awk` like it.

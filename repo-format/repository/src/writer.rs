@@ -183,6 +183,30 @@ impl Writer {
         Ok(true)
     }
 
+    /// As [`Self::put_identified`] for a chunk whose frame another pack holds: it is stored as hard
+    /// compressed as it was.
+    ///
+    /// * `frame`: verified to hold the `plain_bytes` bytes that give the id.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed.
+    pub(crate) fn put_frame(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        frame: &[u8],
+        plain_bytes: usize,
+    ) -> Result<bool, RepositoryError> {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.is_indexed(id)? || !lock(self.shard(id)).insert(*id) {
+            return Ok(false);
+        }
+        let pushed = self.packer.push(kind, *id, [frame, &[]])?;
+        self.count_new(plain_bytes, pushed.stored_len);
+        Ok(true)
+    }
+
     /// Stores a chunk that the repository has already: a repack moves it to a new pack, as hard
     /// compressed as it was.
     ///

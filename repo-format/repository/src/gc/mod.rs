@@ -356,6 +356,8 @@ impl Pruner<'_> {
     }
 
     fn mark(&mut self, avoid: &HashSet<u32>) -> Result<(), RepositoryError> {
+        // The view may list commits since the last sync: their chunks are not missing.
+        self.sync()?;
         self.marks.refresh(self.index)?;
         let roots: Vec<_> = self.view.root_snapshots().cloned().collect();
         self.marks.mark(&self.reader, &roots, avoid)
