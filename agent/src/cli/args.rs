@@ -55,6 +55,11 @@ pub(crate) struct Global {
     #[arg(long, env = "SALVOR_KEY_FILE", value_name = "FILE", global = true)]
     pub(crate) key_file: Option<PathBuf>,
 
+    /// The cluster this machine belongs to, where several share a repository: a UUID or any name.
+    /// Snapshots of other clusters can be read, and are not forgotten
+    #[arg(long, env = "SALVOR_CLUSTER", value_name = "NAME", global = true)]
+    pub(crate) cluster: Option<String>,
+
     /// Where the local index cache is kept. It may be deleted at any time: that costs time, never
     /// data [default: $XDG_CACHE_HOME/salvor or ~/.cache/salvor]
     #[arg(long, env = "SALVOR_CACHE_DIR", value_name = "DIR", global = true)]
@@ -327,6 +332,10 @@ pub(crate) struct ForgetArgs {
     /// Likewise years
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) keep_yearly: u32,
+
+    /// With snapshots by id: also those of other clusters
+    #[arg(long, requires = "snapshots")]
+    pub(crate) adopt: bool,
 
     /// Apply the policy to this name only
     #[arg(long, value_name = "NAME")]

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use repo_format::chunker::Chunker;
-use repo_format::id::{ChunkId, SnapshotId};
+use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, ISSUES_KEPT, Issue, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::args::BackupArgs;
 use super::batch::Batched;
-use super::context::{CLUSTER, Context};
+use super::context::Context;
 use super::error::{CliError, Exit};
 use super::paced::Paced;
 use super::snapshots::{self, parse_tags};
@@ -57,8 +57,11 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     let chunk_log2 = repository.config().chunk_log2;
     let budget = context.budget(1 << chunk_log2);
     let index = context.index(&repository)?;
-    let options =
-        WriterOptions { effort: args.compression.0, packs: budget.packs, cluster: CLUSTER };
+    let options = WriterOptions {
+        effort: args.compression.0,
+        packs: budget.packs,
+        cluster: context.cluster(),
+    };
     let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
     context.check_witness(&repository, writer.view())?;
     for problem in unreadable {
@@ -66,7 +69,8 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     }
     let source = absolute(&args.path)?;
     let name = args.name.clone().unwrap_or_else(|| format!("{}:{source}", hostname()));
-    let record = blank_record(kind, name, source, tags);
+    let cluster = context.cluster();
+    let record = Snapshot { cluster, ..blank_record(kind, name, source, tags) };
     let parent = find_parent(writer.view(), &args.parent, &record)?;
     let run = Run {
         context,
@@ -286,7 +290,7 @@ impl Run<'_> {
         let superseded: Vec<SnapshotId> = writer
             .view()
             .checkpoints(&record.name, &record.source)
-            .filter(|checkpoint| checkpoint.cluster == CLUSTER)
+            .filter(|checkpoint| checkpoint.cluster == context.cluster())
             .map(|checkpoint| checkpoint.id)
             .collect();
         let complete = found.issue_count == 0;
@@ -492,7 +496,7 @@ fn blank_record(
 ) -> Snapshot {
     Snapshot {
         id: SnapshotId::NONE,
-        cluster: CLUSTER,
+        cluster: ClusterId::NONE,
         kind,
         completeness: Completeness::Checkpoint,
         name,
@@ -519,10 +523,11 @@ fn find_parent(view: &View, wanted: &str, record: &Snapshot) -> Result<Option<Sn
             .snapshots()
             .into_iter()
             .rev()
+            .filter(|snapshot| snapshot.cluster == record.cluster)
             .find(|snapshot| snapshot.name == record.name && snapshot.kind == record.kind)
             .cloned()),
         wanted => {
-            let parent = view.find(wanted)?;
+            let parent = view.find(wanted, record.cluster)?;
             if parent.kind != record.kind {
                 let message =
                     format!("snapshot {wanted} is of another kind than what is backed up");

@@ -20,9 +20,6 @@ use super::error::CliError;
 use super::ui::Ui;
 use crate::volume::{self, Engine};
 
-/// The cluster of snapshots made by hand.
-pub(crate) const CLUSTER: ClusterId = ClusterId::NONE;
-
 /// A command's surroundings.
 pub(crate) struct Context {
     pub(crate) global: Global,
@@ -42,6 +39,11 @@ impl Context {
         let ui = Ui::new(&global);
         let cancel = watch_signals()?;
         Ok(Self { global, ui, cancel })
+    }
+
+    /// Whose snapshots this command makes and may forget.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.global.cluster.as_deref().map_or(ClusterId::NONE, ClusterId::of_name)
     }
 
     /// Threads that compute.

@@ -9,7 +9,7 @@ use repository::{Repository, RepositoryError, UnlockSecret};
 
 use crate::cli::args::CopyArgs;
 use crate::cli::budget::CopyBudget;
-use crate::cli::context::{Ask, CLUSTER, Context, read_secret};
+use crate::cli::context::{Ask, Context, read_secret};
 use crate::cli::error::CliError;
 
 /// A checkpoint is due when this much was stored since the last one, whatever the time.
@@ -81,7 +81,7 @@ impl Link {
         let options = CopyOptions {
             threads: budget.fetchers,
             packs: budget.packs,
-            cluster: CLUSTER,
+            cluster: context.cluster(),
             checkpoint_every: Duration::from_secs(args.checkpoint_seconds),
             checkpoint_bytes: CHECKPOINT_BYTES,
             dictionary_bytes: budget.index_bytes,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::CopyArgs;
-use super::context::{CLUSTER, Context};
+use super::context::Context;
 use super::error::{CliError, Exit};
 use super::snapshots::parse_tags;
 use super::units;
@@ -23,7 +23,7 @@ pub(super) fn run(context: &Context, args: &CopyArgs) -> Result<Exit, CliError> 
         wanted: args.snapshots.clone(),
         name: args.name.clone(),
         tags: parse_tags(&args.tags)?,
-        cluster: CLUSTER,
+        cluster: context.cluster(),
     };
     let secrets = Secrets::read(context, args)?;
     let link = Link::open(context, args, &secrets)?;

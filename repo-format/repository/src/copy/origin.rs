@@ -130,7 +130,10 @@ impl Selection {
             all.retain(|snapshot| snapshot.cluster == self.cluster);
             all
         } else {
-            self.wanted.iter().map(|wanted| view.find(wanted)).collect::<Result<_, _>>()?
+            self.wanted
+                .iter()
+                .map(|wanted| view.find(wanted, self.cluster))
+                .collect::<Result<_, _>>()?
         };
         chosen.retain(|snapshot| self.name.as_ref().is_none_or(|name| *name == snapshot.name));
         chosen.retain(|snapshot| self.tags.iter().all(|tag| snapshot.tags.contains(tag)));
