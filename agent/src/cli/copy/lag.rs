@@ -102,10 +102,15 @@ impl std::fmt::Display for Lag {
 mod tests {
     use super::*;
 
-    fn name(missing: u64, lag_s: Option<i64>, newest_s: i64, copied_s: Option<i64>) -> NameLag {
-        let ns = |seconds: i64| seconds * 1_000_000_000;
-        let (lag_ns, copied_ns) = (lag_s.map(ns), copied_s.map(ns));
-        NameLag { missing, lag_ns, newest_ns: ns(newest_s), copied_ns }
+    /// Ages in seconds.
+    fn name(missing: u64, lag: Option<i64>, newest: i64, copied: Option<i64>) -> NameLag {
+        let nanos = |seconds: i64| seconds * 1_000_000_000;
+        NameLag {
+            missing,
+            lag_ns: lag.map(nanos),
+            newest_ns: nanos(newest),
+            copied_ns: copied.map(nanos),
+        }
     }
 
     fn lag(names: &[(&str, NameLag)]) -> Lag {

@@ -23,8 +23,8 @@ use crate::gc::{self, PruneOptions, PruneReport, Unwatched};
 use crate::index::Index;
 use crate::packer::PackOptions;
 use crate::reader::Reader;
-use crate::store::Memory;
 use crate::store::wrap::{Meter, Metered};
+use crate::store::{Memory, Store};
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{InitOptions, Repository, RepositoryError, UnlockSecret};
@@ -81,6 +81,11 @@ fn packs() -> PackOptions {
     }
 }
 
+/// In memory if there is such a folder: a cache is written to a lot.
+fn cache_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A repository with a machine's cache.
 pub(super) struct Side {
     pub(super) store: Arc<Memory>,
@@ -103,8 +108,16 @@ impl Side {
 
     /// A repository that exists, on a machine with an empty cache.
     pub(super) fn over(store: Arc<Memory>) -> Self {
-        let cache = tempfile::tempdir().unwrap();
-        let metered = Metered::new(Arc::clone(&store));
+        Self::through(store, |store| store)
+    }
+
+    /// As [`Self::over`], with something between the machine and the store.
+    pub(super) fn through<S: Store + 'static>(
+        store: Arc<Memory>,
+        between: impl FnOnce(Arc<Memory>) -> S,
+    ) -> Self {
+        let cache = cache_dir();
+        let metered = Metered::new(between(Arc::clone(&store)));
         let meter = metered.meter();
         let repository = Arc::new(Repository::open(Arc::new(metered), &secret()).unwrap());
         let index = Arc::new(Index::open(cache.path(), repository.id(), 4 << 20).unwrap());
@@ -201,7 +214,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new() -> Self {
-        Self { cache: tempfile::tempdir().unwrap() }
+        Self { cache: cache_dir() }
     }
 
     pub(super) fn copier(&self, source: &Side, target: &Side) -> Copier {

@@ -1,6 +1,7 @@
 //! Copies between repositories in memory.
 
 mod copies;
+mod faults;
 mod fixture;
 mod incremental;
 mod trouble;
