@@ -52,17 +52,17 @@ fn summarise(context: &Context, link: &Link, outcome: &Outcome, started: Instant
     let seconds = started.elapsed().as_secs_f64();
     let at = link.target.store().describe();
     context.ui.say(&format!(
-        "copied {} snapshots to {at} in {seconds:.1} s; {} were there already\n  fetched {} ({}), stored {}",
-        units::count(outcome.copied),
-        units::count(outcome.present),
+        "copied {} to {at} in {seconds:.1} s; {} there already\n  fetched {} ({}), stored {}",
+        units::counted(outcome.copied, "snapshot", "snapshots"),
+        units::counted(outcome.present, "was", "were"),
         units::bytes(outcome.fetched_bytes),
         units::rate(outcome.fetched_bytes, seconds),
         units::bytes(outcome.stored_bytes),
     ));
     if !outcome.damaged.is_empty() {
         context.ui.warn(&format!(
-            "{} snapshots are damaged in the source and were not copied: run `salvor verify` there",
-            units::count(outcome.damaged.len() as u64)
+            "not copied, for damage in the source: {}. Run `salvor verify` there",
+            units::counted(outcome.damaged.len() as u64, "snapshot", "snapshots")
         ));
     }
     let damaged: Vec<_> = outcome

@@ -124,9 +124,9 @@ pub(super) fn copy_all(
             Ok(outcome)
         }
         Err(CliError::Copy(CopyError::Cancelled)) => Err(CliError::Interrupted(format!(
-            "interrupted. {} snapshots were copied and {} were stored, which is kept: run the same \
-             command again, and it goes on from there",
-            units::count(outcome.copied),
+            "interrupted. Copied: {}; stored: {}. That is kept: run the same command again, and it \
+             goes on from there",
+            units::counted(outcome.copied, "snapshot", "snapshots"),
             units::bytes(outcome.stored_bytes),
         ))),
         Err(error) => Err(error),
