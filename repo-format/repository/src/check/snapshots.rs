@@ -13,14 +13,14 @@ use super::sessions::{EVERYTHING, lost};
 use super::{Checker, DamagedSnapshot, PATHS_MAX, Suspects, TRIES};
 use crate::RepositoryError;
 use crate::chunks::ChunkSource;
-use crate::index::{PackState, Place};
+use crate::index::{PackState, Place, REFERENCES_MAX};
 use crate::packer::lock;
 use crate::reader::Reader;
 use crate::recover::{describe, is_lost};
 use crate::rescue::Rescue;
 use crate::walk::{self, Context, Seen, Visitor};
 
-/// References looked up together: sorted lookups are several times faster than single ones.
+/// References looked up together, with where they were met.
 const BATCH: usize = 8192;
 /// A batch is looked up early when its paths take this much.
 const BATCH_PATH_BYTES: usize = 4 << 20;
@@ -210,14 +210,13 @@ impl<'a> Survey<'a> {
     fn flush(&mut self) -> Result<(), RepositoryError> {
         self.checker.check_cancelled()?;
         let index = self.checker.index;
-        for places in index.locate_many(&self.batch)? {
-            match places.first() {
-                Some(place) if index.pack_state(place.pack) < PackState::Dead => {
-                    self.needs.packs.insert(place.pack);
-                }
-                _ => self.needs.unmet = true,
+        let needs = &mut self.needs;
+        index.locate_sorted(&mut self.batch, &mut |places| match places.first() {
+            Some(place) if index.pack_state(place.pack) < PackState::Dead => {
+                needs.packs.insert(place.pack);
             }
-        }
+            _ => needs.unmet = true,
+        })?;
         self.references += self.batch.len() as u64;
         self.batch.clear();
         Ok(())
@@ -235,7 +234,7 @@ impl Visitor for Survey<'_> {
             self.pages += 1;
         }
         self.batch.push(*id);
-        if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+        if self.batch.len() >= REFERENCES_MAX { self.flush() } else { Ok(()) }
     }
 
     fn unreadable(&mut self, error: RepositoryError, _: &Context) -> Result<(), RepositoryError> {

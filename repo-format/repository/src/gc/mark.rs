@@ -9,7 +9,7 @@ use repo_format::segment::PackRow;
 use repo_format::snapshot::Snapshot;
 
 use crate::RepositoryError;
-use crate::index::{Index, PackState, Place};
+use crate::index::{Index, PackState, Place, REFERENCES_MAX};
 use crate::reader::Reader;
 use crate::walk::{self, Context, Seen, Visitor};
 
@@ -98,15 +98,19 @@ impl Marks {
         roots: impl IntoIterator<Item = &'a Snapshot>,
         avoid: &HashSet<u32>,
     ) -> Result<(), RepositoryError> {
+        let index = reader.index();
         let mut seen = std::mem::take(&mut self.seen);
+        let mut references = Vec::new();
         for root in roots {
             if let Some(session) = root.holds {
                 let held = self.packs.values_mut().filter(|pack| pack.name().session == session);
                 held.for_each(PackMarks::mark_all);
             }
-            let mut marker = Marker { index: reader.index(), marks: self, avoid };
+            let mut marker = Marker { index, marks: self, avoid, references };
             walk::walk(reader, root, &mut seen, &mut marker)?;
+            references = marker.references;
         }
+        Marker { index, marks: self, avoid, references }.look_up()?;
         self.seen = seen;
         Ok(())
     }
@@ -116,21 +120,33 @@ struct Marker<'a> {
     index: &'a Index,
     marks: &'a mut Marks,
     avoid: &'a HashSet<u32>,
+    /// Not looked up yet.
+    references: Vec<ChunkId>,
+}
+
+impl Marker<'_> {
+    fn look_up(&mut self) -> Result<(), RepositoryError> {
+        let Self { index, marks, avoid, references } = self;
+        let live = |place: &&Place| index.pack_state(place.pack) == PackState::Live;
+        index.locate_sorted(references, &mut |places| {
+            let best = places
+                .iter()
+                .find(|place| live(place) && !avoid.contains(&place.pack))
+                .or_else(|| places.first());
+            match best.and_then(|place| Some((place, marks.packs.get_mut(&place.pack)?))) {
+                Some((place, pack)) => pack.mark(place),
+                None => marks.missing += 1,
+            }
+        })?;
+        references.clear();
+        Ok(())
+    }
 }
 
 impl Visitor for Marker<'_> {
     fn reference(&mut self, _: PackKind, id: &ChunkId, _: &Context) -> Result<(), RepositoryError> {
-        let places = self.index.locate(id)?;
-        let live = |place: &&Place| self.index.pack_state(place.pack) == PackState::Live;
-        let best = places
-            .iter()
-            .find(|place| live(place) && !self.avoid.contains(&place.pack))
-            .or_else(|| places.first());
-        match best.and_then(|place| Some((place, self.marks.packs.get_mut(&place.pack)?))) {
-            Some((place, pack)) => pack.mark(place),
-            None => self.marks.missing += 1,
-        }
-        Ok(())
+        self.references.push(*id);
+        if self.references.len() >= REFERENCES_MAX { self.look_up() } else { Ok(()) }
     }
 }
 
@@ -141,7 +157,7 @@ pub(crate) fn needed_of<'a>(
     judged: &HashSet<PackName>,
     roots: impl IntoIterator<Item = &'a Snapshot>,
 ) -> Result<HashSet<PackName>, RepositoryError> {
-    let mut judge = Judge { reader, judged, needed: HashSet::new() };
+    let mut judge = Judge { reader, judged, needed: HashSet::new(), references: Vec::new() };
     let mut seen = Seen::new();
     for root in roots {
         if let Some(session) = root.holds {
@@ -149,6 +165,7 @@ pub(crate) fn needed_of<'a>(
         }
         walk::walk(reader, root, &mut seen, &mut judge)?;
     }
+    judge.look_up()?;
     Ok(judge.needed)
 }
 
@@ -156,23 +173,35 @@ struct Judge<'a> {
     reader: &'a Reader,
     judged: &'a HashSet<PackName>,
     needed: HashSet<PackName>,
+    /// Not looked up yet.
+    references: Vec<ChunkId>,
 }
 
-impl Visitor for Judge<'_> {
-    fn reference(&mut self, _: PackKind, id: &ChunkId, _: &Context) -> Result<(), RepositoryError> {
+impl Judge<'_> {
+    fn look_up(&mut self) -> Result<(), RepositoryError> {
         let index = self.reader.index();
-        let places = index.locate(id)?;
-        if places.iter().any(|place| index.pack_state(place.pack) == PackState::Live) {
-            return Ok(());
-        }
-        for place in places {
-            if let Some(row) = index.pack(place.pack)?
+        let mut relied_on = HashSet::new();
+        index.locate_sorted(&mut self.references, &mut |places| {
+            if !places.iter().any(|place| index.pack_state(place.pack) == PackState::Live) {
+                relied_on.extend(places.iter().map(|place| place.pack));
+            }
+        })?;
+        self.references.clear();
+        for number in relied_on {
+            if let Some(row) = index.pack(number)?
                 && self.judged.contains(&row.identity.name)
             {
                 self.needed.insert(row.identity.name);
             }
         }
         Ok(())
+    }
+}
+
+impl Visitor for Judge<'_> {
+    fn reference(&mut self, _: PackKind, id: &ChunkId, _: &Context) -> Result<(), RepositoryError> {
+        self.references.push(*id);
+        if self.references.len() >= REFERENCES_MAX { self.look_up() } else { Ok(()) }
     }
 
     /// What a damaged root needs cannot be known: nothing that is judged is given up. Without

@@ -338,6 +338,31 @@ impl Cache {
         self.watch(done.map(|()| found))
     }
 
+    /// Hands out the places of each of `ids`, which ascend, the best first.
+    pub(super) fn each_of(
+        &self,
+        ids: &[ChunkId],
+        each: &mut dyn FnMut(&[Place]),
+    ) -> Result<(), IndexError> {
+        let view = self.view();
+        let mut places = Vec::new();
+        let done = self.database.lookup().and_then(|mut lookup| {
+            for id in ids {
+                places.clear();
+                lookup.each(&id.prefix(), &mut |place| {
+                    if view.state(place.pack) != PackState::Unlisted {
+                        places.push(place);
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                places.sort_by_key(|place| view.state(place.pack));
+                each(&places);
+            }
+            Ok(())
+        });
+        self.watch(done)
+    }
+
     pub(super) fn pack(&self, number: u32) -> Result<Option<Arc<PackRow>>, IndexError> {
         if let Some(row) = lock(&self.rows).get(number) {
             return Ok(Some(row));

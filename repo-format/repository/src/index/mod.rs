@@ -42,6 +42,9 @@ pub use view::PackState;
 /// What [`Index::open`] is usually given for `memory_bytes`.
 pub const MEMORY_BYTES_DEFAULT: usize = 24 << 20;
 
+/// So many chunks are worth one [`Index::locate_sorted`]: 16 MB of ids.
+pub(crate) const REFERENCES_MAX: usize = 512 << 10;
+
 /// Notices kept for [`Index::take_notices`].
 const NOTICES_MAX: usize = 16;
 
@@ -325,6 +328,21 @@ impl Index {
     /// As [`Self::locate`].
     pub fn locate_many(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
         self.cache().many(ids, &|state| state != PackState::Unlisted)
+    }
+
+    /// As [`Self::locate`] for each of many chunks, in the order of their ids: neighbours share
+    /// the blocks that they are found in, which makes a lookup a tenth as dear as one by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::locate`]; some chunks may have been handed out by then.
+    pub fn locate_sorted(
+        &self,
+        ids: &mut [ChunkId],
+        each: &mut dyn FnMut(&[Place]),
+    ) -> Result<(), IndexError> {
+        ids.sort_unstable();
+        self.cache().each_of(ids, each)
     }
 
     /// What opens the pack of a [`Place`]. `None`: the cache was replaced since; locate the chunk
