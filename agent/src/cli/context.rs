@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use repo_format::id::ClusterId;
 use repository::index::Index;
 use repository::reader::Reader;
+use repository::store::s3::S3Config;
 use repository::store::{Location, Store};
 use repository::view::View;
 use repository::writer::sync_index;
@@ -50,12 +51,22 @@ impl Context {
         self.global.threads.unwrap_or(processors)
     }
 
-    pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
+    /// Where the repository is.
+    pub(crate) fn location(&self) -> Result<Location, CliError> {
         let url = self.global.repo.as_deref().ok_or_else(|| {
             CliError::Usage("no repository given: use --repo URL or set SALVOR_REPO".into())
         })?;
-        let location = Location::parse(url)?;
-        let store = if create { location.create()? } else { location.open()? };
+        Ok(Location::parse(url)?)
+    }
+
+    /// How to reach a bucket.
+    pub(crate) fn s3(&self) -> S3Config {
+        self.global.s3.config(&self.cancel)
+    }
+
+    pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
+        let (location, s3) = (self.location()?, self.s3());
+        let store = if create { location.create(&s3)? } else { location.open(&s3)? };
         Ok(Arc::from(store))
     }
 
