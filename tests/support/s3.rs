@@ -151,6 +151,11 @@ pub struct Server {
 impl Server {
     /// Starts one, with a bucket in it.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same, with TLS if there is a folder with `private.key` and `public.crt`.
+    pub fn start_with(certificate: Option<&Path>) -> Self {
         let folder = super::scratch();
         fs::create_dir_all(folder.path().join("data/bucket")).unwrap();
         let mut rng = Rng::new(random());
@@ -162,10 +167,10 @@ impl Server {
             // Another program may take the port in between; then the server ends at once.
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let address = format!("127.0.0.1:{port}");
-            let mut child = spawn(folder.path(), &address, &key, &secret);
-            if wait_until_ready(&mut child, &address) {
+            let mut child = spawn(folder.path(), &address, &key, &secret, certificate);
+            if wait_until_ready(&mut child, &address, certificate.is_some()) {
                 let bucket = Bucket {
-                    endpoint: Some(format!("http://{address}")),
+                    endpoint: Some(format!("http{}://{address}", certificate.map_or("", |_| "s"))),
                     bucket: "bucket".into(),
                     region: "us-east-1".into(),
                     provider: Some("minio".into()),
@@ -209,7 +214,13 @@ fn program() -> PathBuf {
 }
 
 /// The server, and a shell that ends it and clears up when our end of the pipe is closed.
-fn spawn(folder: &Path, address: &str, key: &str, secret: &str) -> Child {
+fn spawn(
+    folder: &Path,
+    address: &str,
+    key: &str,
+    secret: &str,
+    certificate: Option<&Path>,
+) -> Child {
     let log = fs::File::create(folder.join("log")).unwrap();
     // $0 is the folder.
     let watch = "\"$@\" & server=$!; read -r _; kill $server; wait $server; rm -rf \"$0\"";
@@ -219,6 +230,8 @@ fn spawn(folder: &Path, address: &str, key: &str, secret: &str) -> Child {
         .arg(program())
         .args(["server", "--quiet", "--address", address])
         .arg(folder.join("data"))
+        .arg("--certs-dir")
+        .arg(certificate.unwrap_or(&folder.join("none")))
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", folder)
@@ -236,10 +249,11 @@ fn log(folder: &Path) -> String {
     fs::read_to_string(folder.join("log")).unwrap_or_default()
 }
 
-fn wait_until_ready(child: &mut Child, address: &str) -> bool {
+fn wait_until_ready(child: &mut Child, address: &str, tls: bool) -> bool {
     let late = Instant::now() + PATIENCE;
     while Instant::now() < late && child.try_wait().unwrap().is_none() {
-        if is_ready(address) {
+        // Over TLS an open port has to do; what comes too early is tried again.
+        if is_ready(address) || tls && TcpStream::connect(address).is_ok() {
             return true;
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -7,6 +7,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -27,6 +28,8 @@ pub enum Fault {
     Expired,
     /// Not passed on; the clock is said to be an hour off.
     Skewed,
+    /// Not passed on if it is signed for another region than `us-east-1`; 301 that names it.
+    Elsewhere,
     /// Not passed on; the connection is reset.
     Reset,
     /// Passed on; the connection is reset before the answer.
@@ -278,7 +281,12 @@ fn refusal(status: &str, code: &str, method: &str, headers: &str) -> Message {
 
 fn reset(client: &TcpStream) {
     // With nothing to linger for, closing sends a reset.
-    let _ = rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO));
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let len = libc::socklen_t::try_from(size_of_val(&linger)).unwrap();
+    let (socket, value) = (client.as_raw_fd(), (&raw const linger).cast());
+    // SAFETY: the socket is open, and `value` points to `len` bytes of the option's own type.
+    let set = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, value, len) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 impl Shared {
@@ -291,8 +299,10 @@ impl Shared {
             let mut words = line.split(' ');
             let method = words.next().unwrap_or_default().to_owned();
             let target = words.next().unwrap_or_default().to_owned();
-            let (fault, latency) =
-                self.draw(Seen { method: method.clone(), target, body_bytes: request.body.len() });
+            let body_bytes = request.body.len();
+            let seen = Seen { method: method.clone(), target, body_bytes };
+            let signed = request.header("authorization").unwrap_or_default();
+            let (fault, latency) = self.draw(seen, !signed.contains("/us-east-1/"));
             std::thread::sleep(latency);
             let goes_on = match fault {
                 None => self
@@ -307,13 +317,15 @@ impl Shared {
         }
     }
 
-    fn draw(&self, seen: Seen) -> (Option<Fault>, Duration) {
+    /// * `elsewhere`: whether it is signed for another region.
+    fn draw(&self, seen: Seen, elsewhere: bool) -> (Option<Fault>, Duration) {
         let mut state = self.state.lock().unwrap();
         state.seen.push(seen);
         let Orders { one_in, faults, latency } = state.orders.clone();
         let spoils = one_in > 0 && !faults.is_empty() && state.rng.below(one_in) == 0;
         let fault = spoils.then(|| *state.rng.pick(&faults));
-        state.spoilt += u64::from(spoils);
+        let fault = fault.filter(|fault| *fault != Fault::Elsewhere || elsewhere);
+        state.spoilt += u64::from(fault.is_some());
         (fault, latency)
     }
 
@@ -356,6 +368,10 @@ impl Shared {
             Fault::Skewed => {
                 let date = format!("Date: {}\r\n", hour_ago());
                 return refuse("403 Forbidden", "RequestTimeTooSkewed", &date);
+            }
+            Fault::Elsewhere => {
+                let region = "x-amz-bucket-region: us-east-1\r\n";
+                return refuse("301 Moved Permanently", "PermanentRedirect", region);
             }
             Fault::Reset => {
                 reset(client);

@@ -29,7 +29,9 @@ pub enum Refusal {
     )]
     NoCredentials,
 
-    #[error("the clock of this machine is wrong, and the server does not say what time it is")]
+    #[error(
+        "this machine's clock and the server's differ by more than it allows, and following the server's did not help: set both"
+    )]
     Clock,
 
     #[error("the bucket is in another region: give it with --region")]

@@ -18,8 +18,8 @@ pub(super) struct Failure {
     pub(super) text: String,
     /// The bucket's region, if the answer names it.
     pub(super) region: Option<String>,
-    /// Seconds since 1970 by the server's clock, if the answer has them.
-    pub(super) server_s: Option<i64>,
+    /// Whether the answer did not say why.
+    pub(super) silent: bool,
 }
 
 /// What helps.
@@ -67,7 +67,7 @@ impl Failure {
     }
 
     pub(super) fn of(class: Class, text: impl Into<String>) -> Self {
-        Self { class, text: text.into(), region: None, server_s: None }
+        Self { class, text: text.into(), region: None, silent: false }
     }
 
     /// As the caller of the store sees it.
@@ -133,8 +133,7 @@ impl Failure {
             let _ = write!(text, " (request {id})");
         }
         let class = class_of(code, status, region.as_deref(), call);
-        let server_s = header("date").and_then(http_date_s);
-        Self { class, text, region, server_s }
+        Self { class, text, region, silent: code.is_empty() }
     }
 }
 
@@ -210,7 +209,7 @@ fn below(text: &str) -> Class {
     if has("certificate") && !has("certificate store") {
         return Class::Refused(Refusal::Certificate);
     }
-    if has("no providers in chain") || has("credentials provider was not enabled") {
+    if has("no credentials found in chain") || has("no providers in chain") {
         return Class::Refused(Refusal::NoCredentials);
     }
     Class::Passing
@@ -234,12 +233,6 @@ pub(super) fn chain(error: &dyn Error) -> String {
         source = below.source();
     }
     text
-}
-
-/// Seconds since 1970 of a date such as `Sat, 21 Nov 2026 14:03:16 GMT`.
-fn http_date_s(text: &str) -> Option<i64> {
-    use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-    DateTime::from_str(text, DateTimeFormat::HttpDate).ok().map(|date| date.secs())
 }
 
 /// The error of a store that could not even be set up.
@@ -298,15 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_trusted_is_no_passing_trouble() {
+    fn certificates_and_missing_credentials_are_no_passing_trouble() {
         let text = "io error: invalid peer certificate: UnknownIssuer";
         assert_eq!(below(text), Class::Refused(Refusal::Certificate));
         assert_eq!(below("connection refused"), Class::Passing);
-    }
-
-    #[test]
-    fn a_date_of_http_is_read() {
-        assert_eq!(http_date_s("Thu, 01 Jan 1970 00:01:00 GMT"), Some(60));
-        assert_eq!(http_date_s("yesterday"), None);
+        let text = "other: the credential provider was not enabled: no credentials found in chain";
+        assert_eq!(below(text), Class::Refused(Refusal::NoCredentials));
     }
 }

@@ -1,4 +1,5 @@
-//! Reading objects. A read that breaks off goes on from where it was.
+//! Reading objects. A read that breaks off goes on from where it was, but for heartbeats: what
+//! comes then may be of another beat.
 
 use std::ops::ControlFlow;
 
@@ -34,6 +35,9 @@ impl S3Store {
         call.body_bytes = limit_bytes.min(1 << 30);
         let (mut bytes, mut filled) = (Vec::new(), 0);
         let read = async |client: &Client, progress: &Progress| {
+            if !object.goes_on() {
+                filled = 0;
+            }
             let range = (filled > 0).then_some((filled as u64, bytes.len() as u64));
             let answer = self.ask(client, &call, object, range).await?;
             let extent = extent(&answer, range)?;
@@ -73,6 +77,9 @@ impl S3Store {
         call.body_bytes = buf.len() as u64;
         let mut filled = 0;
         let read = async |client: &Client, progress: &Progress| {
+            if !object.goes_on() {
+                filled = 0;
+            }
             let from = offset_bytes + filled as u64;
             let answer = match self.ask(client, &call, object, Some((from, end_bytes))).await {
                 Err(failure) if failure.class == Class::Beyond => return Ok(None),

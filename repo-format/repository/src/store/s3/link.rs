@@ -10,20 +10,19 @@ use aws_sdk_s3::config::Region;
 use repo_format::key::Prefix;
 
 use super::body::Progress;
-use super::clock::Clock;
 use super::config::S3Config;
 use super::connect;
 use super::failure::{Class, Failure};
 use super::limiter::Limiter;
 use crate::store::traffic::{Action, Ending, Traffic};
 use crate::store::wrap::Backoff;
-use crate::store::{Op, StoreError};
+use crate::store::{Op, Refusal, StoreError};
 
 /// How often a try is looked after.
 const TICK: Duration = Duration::from_millis(100);
 /// What hangs is given up this long after it was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// A region or a clock is corrected at most so often for one request.
+/// A region or a clock is corrected at most so often for one request, with no wait in between.
 const CORRECTIONS_MAX: u32 = 3;
 
 /// A request, as messages, counters and limits see it.
@@ -40,13 +39,16 @@ pub(super) struct Call<'a> {
     pub(super) body_bytes: u64,
 }
 
+fn region_of(client: &Client) -> Option<String> {
+    client.config().region().map(ToString::to_string)
+}
+
 /// The way to a server.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) config: S3Config,
     pub(super) traffic: Arc<Traffic>,
     client: RwLock<Client>,
-    clock: Clock,
     limiter: Limiter,
 }
 
@@ -55,10 +57,9 @@ impl Link {
     ///
     /// What makes the configuration unusable, in words.
     pub(super) async fn new(config: S3Config) -> Result<Self, String> {
-        let clock = Clock::default();
-        let client = RwLock::new(connect::client(&config, &clock).await?);
+        let client = RwLock::new(connect::client(&config).await?);
         let limiter = Limiter::new(config.in_flight.0);
-        Ok(Self { config, traffic: Arc::default(), client, clock, limiter })
+        Ok(Self { config, traffic: Arc::default(), client, limiter })
     }
 
     /// Sends a request until it is answered, refused, or has been tried as long as it may.
@@ -74,17 +75,18 @@ impl Link {
         let mut backoff = Backoff::new(self.config.retry);
         let mut corrections = 0;
         loop {
-            let failure = match self.attempt(call, &mut request).await {
+            let client = self.client();
+            let failure = match self.attempt(call, &client, &mut request).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             *doubt |= !failure.is_certain();
-            if corrections < CORRECTIONS_MAX && self.correct(&failure) {
+            if corrections < CORRECTIONS_MAX && self.correct(&failure, &client) {
                 corrections += 1;
                 continue;
             }
             let renews = failure.class == Class::Expired;
-            if !renews && !failure.is_passing() {
+            if !renews && !failure.is_passing() && failure.class != Class::Skewed {
                 return Err(failure.into_error(call));
             }
             let Some(wait) = backoff.next_wait() else {
@@ -102,13 +104,13 @@ impl Link {
     async fn attempt<T>(
         &self,
         call: &Call<'_>,
+        client: &Client,
         request: &mut impl AsyncFnMut(&Client, &Progress) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let permit = self.limiter.acquire().await;
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let progress = Progress::default();
         let answer = tokio::select! {
-            answer = request(&client, &progress) => answer,
+            answer = request(client, &progress) => answer,
             failure = self.watch(call, &progress) => Err(failure),
         };
         drop(permit);
@@ -171,37 +173,42 @@ impl Link {
         false
     }
 
-    /// Whether something was put right that the server complained of.
-    fn correct(&self, failure: &Failure) -> bool {
-        match failure.class {
-            Class::Skewed => failure.server_s.is_some_and(|seconds| self.clock.follow(seconds)),
-            Class::Elsewhere => {
-                failure.region.as_deref().is_some_and(|region| self.move_to(region))
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether something was put right that the server complained of. The clock is put right by
+    /// the SDK, which follows the server's with every answer.
+    ///
+    /// * `client`: the one that the request was sent with.
+    fn correct(&self, failure: &Failure, client: &Client) -> bool {
+        match (&failure.class, &failure.region) {
+            (Class::Skewed, _) => true,
+            (Class::Elsewhere, Some(region)) => {
+                self.move_to(region);
+                // Another request may have moved there since this one was sent.
+                region_of(client).as_ref() != Some(region)
             }
+            // Answers to HEAD do not say what is refused: it may be the time.
+            (Class::Refused(Refusal::NoRight { .. }), _) => failure.silent,
             _ => false,
         }
     }
 
-    /// Signs for another region from now on. `false` if it does so already.
-    fn move_to(&self, region: &str) -> bool {
+    /// Signs for another region from now on.
+    fn move_to(&self, region: &str) {
         let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
-        if client.config().region().is_some_and(|now| now.as_ref() == region) {
-            return false;
+        if region_of(&client).as_deref() != Some(region) {
+            let region = Region::new(region.to_owned());
+            *client = Client::from_conf(client.config().to_builder().region(region).build());
         }
-        let config = client.config().to_builder().region(Region::new(region.to_owned())).build();
-        *client = Client::from_conf(config);
-        true
     }
 
     /// Looks for newer credentials where the old ones came from.
     async fn renew(&self) {
-        let region = {
-            let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
-            client.config().region().map(ToString::to_string)
-        };
-        let config = S3Config { region, ..self.config.clone() };
+        let config = S3Config { region: region_of(&self.client()), ..self.config.clone() };
         // The configuration was good before; if it is not now, the old client will tell.
-        if let Ok(client) = connect::client(&config, &self.clock).await {
+        if let Ok(client) = connect::client(&config).await {
             *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
         }
     }

@@ -11,7 +11,6 @@
 
 mod body;
 mod checksum;
-mod clock;
 mod config;
 mod connect;
 mod delete;

@@ -16,6 +16,13 @@ pub(super) struct Object {
     pub(super) storage_class: Option<String>,
 }
 
+impl Object {
+    /// Whether a second answer is about the same bytes as the first one.
+    pub(super) fn goes_on(&self) -> bool {
+        self.kind != Some(Prefix::Heartbeats)
+    }
+}
+
 /// A bucket, and what all names start with.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
