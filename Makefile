@@ -57,7 +57,7 @@ install: $(SALVOR) ## Install program, manual page and completions below PREFIX=
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	$(SALVOR) man > $(DESTDIR)$(PREFIX)/share/man/man1/salvor.1
+	$(SALVOR) man --out $(DESTDIR)$(PREFIX)/share/man/man1
 	$(SALVOR) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/salvor
 	$(SALVOR) completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_salvor
 	$(SALVOR) completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/salvor.fish

@@ -24,7 +24,7 @@ fn fill(keys: &Keys, buffer: PackBuffer, frame: &[u8], frames: u64) -> FinishedP
     for number in 0..frames {
         let mut id = ChunkId::NONE;
         id.0[..8].copy_from_slice(&number.to_le_bytes());
-        pack.push(id, black_box(frame));
+        pack.push(id, [black_box(frame), &[]]);
     }
     pack.finish()
 }

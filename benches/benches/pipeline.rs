@@ -14,12 +14,12 @@ use agent::block::restore::{RestoreSetup, restore};
 use agent::volume::{BufPool, Engine, Source, Target, probe};
 use benches::{memory_folder, random_bytes, real_bytes};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use repo_format::frame::Compression;
 use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::chunks::ChunkSource;
+use repository::effort::Effort;
 use repository::index::{Index, MEMORY_BYTES_DEFAULT};
 use repository::packer::PackOptions;
 use repository::reader::Reader;
@@ -63,7 +63,7 @@ impl Place {
 
     fn backup(&self, parent: Option<VolumeRoot>) -> ChunkId {
         let options = WriterOptions {
-            compression: Compression::default(),
+            effort: Effort::default(),
             packs: PackOptions::within(160 << 20, 4 << 20),
             cluster: ClusterId::NONE,
         };

@@ -11,6 +11,7 @@ from extents import direct_read_rate, direct_write_rate
 
 DEVICE_READS = {"1 reader, 4 MiB": (1, 4 << 20), "4 readers, 1 MiB": (4, 1 << 20)}
 DEVICE_WRITE_BYTES = 2 << 30
+SESSION_FOLDERS = ("work", "kept", "target", "source")
 
 
 @dataclass
@@ -27,19 +28,24 @@ class Bench:
         return self.scratch / "target"
 
     def clean(self):
-        """Removes all that a run left. The folder holds nothing but what runs put there."""
-        for name in ("work", "kept", "target", "source", "restored"):
+        """Removes all that runs left. The folder holds nothing but what they put there."""
+        for name in (*SESSION_FOLDERS, "aside"):
             shutil.rmtree(self.scratch / name, ignore_errors=True)
 
-    def put_aside(self, target):
-        """Moves a restored tree out of the way, to be removed after all runs.
+    def clear(self, data):
+        """Makes room for the next session. What one left of a tree is only moved aside, to be removed after all runs.
 
         For up to five minutes ext4 passes over each inode that was freed just before whenever it makes a file.
-        Removed at once, one tool's files would cost the next tool CPU time.
+        Removed at once, one tool's files would cost the next tool seconds of CPU time.
         """
-        aside = self.scratch / "restored"
-        aside.mkdir(exist_ok=True)
-        target.rename(aside / str(len(os.listdir(aside))))
+        for name in SESSION_FOLDERS:
+            folder = self.scratch / name
+            if not data.is_tree:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.exists():
+                aside = self.scratch / "aside"
+                aside.mkdir(exist_ok=True)
+                folder.rename(aside / str(len(os.listdir(aside))))
 
     def ready(self):
         """Brings the machine to the state every phase starts from."""
@@ -107,7 +113,6 @@ class Session:
     def restore(self, data, phase):
         """One timed restore into an empty folder, and the comparison with the original."""
         target = self.bench.target
-        shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         self.timed(data, phase, self.tool.restore(self.source, target), target)
         restored = self.tool.restored(self.source, target)
@@ -116,8 +121,6 @@ class Session:
         if not data.is_tree:
             self.results[-1] |= {"target_bytes": restored.stat().st_blocks * 512}
             shutil.rmtree(target)
-        else:
-            self.bench.put_aside(target)
 
     def timed(self, data, phase, command, folder):
         """Runs one command from a cold cache and keeps what it cost."""

@@ -6,6 +6,7 @@
 use crate::bytes::{Put, Reader, len_u64};
 use crate::error::{FormatError, check_record_version};
 use crate::id::{PackName, SessionId, SnapshotId};
+use crate::key::ObjectKey;
 use crate::limits::{
     CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX, RECORD_VERSION,
 };
@@ -29,6 +30,15 @@ pub struct PageRef {
     pub snapshots: u32,
     /// BLAKE3 of its plain bytes: a rewrite with the same content keeps the page.
     pub digest: [u8; 32],
+}
+
+impl PageRef {
+    /// The objects that hold the page: the same plain bytes twice, for a snapshot's record may be
+    /// nowhere else. The second is the one whose nonce differs in the lowest bit.
+    pub const fn keys(&self) -> [ObjectKey; 2] {
+        let Self { n, nonce, .. } = *self;
+        [ObjectKey::CatalogPage { n, nonce }, ObjectKey::CatalogPage { n, nonce: nonce ^ 1 }]
+    }
 }
 
 /// A snapshot that was forgotten and may still be referenced by who read an older catalog.

@@ -31,9 +31,31 @@ impl Default for Compression {
     }
 }
 
+/// A frame in its two parts. The payload is the plain itself where that does not shrink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    header: [u8; FRAME_HEADER_LEN],
+    payload: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Header and payload.
+    pub const fn parts(&self) -> [&[u8]; 2] {
+        [&self.header, self.payload]
+    }
+
+    /// The parts in one.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.parts().concat()
+    }
+}
+
 /// Makes frames. One per thread: it holds the compressor's tables.
 pub struct FrameEncoder {
+    compression: Compression,
     compressor: Option<Compressor<'static>>,
+    /// Never made shorter: only growing it costs.
+    room: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameEncoder {
@@ -53,29 +75,38 @@ impl FrameEncoder {
             Compression::Off => None,
             Compression::Zstd(level) => Some(new_compressor(level)?),
         };
-        Ok(Self { compressor })
+        Ok(Self { compression, compressor, room: Vec::new() })
     }
 
-    /// Replaces `frame` by the frame of `plain`, which is 1 to [`CHUNK_BYTES_MAX`] bytes.
-    pub fn encode(&mut self, plain: &[u8], frame: &mut Vec<u8>) {
-        // Room for the whole plain: what does not fit with a gain is stored raw anyway.
-        frame.resize(FRAME_HEADER_LEN + plain.len(), 0);
-        let Some((header, payload)) = frame.split_first_chunk_mut::<FRAME_HEADER_LEN>() else {
-            return;
-        };
+    /// Compresses like this from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`FrameEncoder::new`]; the encoder is then as it was.
+    pub fn set_compression(&mut self, compression: Compression) -> Result<(), FormatError> {
+        if compression != self.compression {
+            let room = std::mem::take(&mut self.room);
+            *self = Self { room, ..Self::new(compression)? };
+        }
+        Ok(())
+    }
+
+    /// The frame of `plain`, which is 1 to [`CHUNK_BYTES_MAX`] bytes.
+    pub fn encode<'a>(&'a mut self, plain: &'a [u8]) -> Frame<'a> {
+        // What does not fit with a gain is stored raw anyway.
         let room = plain.len() - plain.len() / WORTH_ONE_IN;
+        if self.compressor.is_some() && self.room.len() < room {
+            self.room.resize(room, 0);
+        }
         let compressed = self
             .compressor
             .as_mut()
-            .zip(payload.get_mut(..room))
-            .and_then(|(compressor, room)| compressor.compress_to_buffer(plain, room).ok());
+            .zip(self.room.get_mut(..room))
+            .and_then(|(compressor, room)| compressor.compress_to_buffer(plain, room).ok())
+            .and_then(|len| self.room.get(..len));
         let codec = if compressed.is_some() { CODEC_ZSTD } else { CODEC_RAW };
         let [a, b, c, d] = len_u32(plain.len()).to_le_bytes();
-        *header = [codec, a, b, c, d];
-        match compressed {
-            Some(len) => frame.truncate(FRAME_HEADER_LEN + len),
-            None => payload.copy_from_slice(plain),
-        }
+        Frame { header: [codec, a, b, c, d], payload: compressed.unwrap_or(plain) }
     }
 }
 
@@ -177,9 +208,7 @@ mod tests {
     use crate::testing::{damaged, noise};
 
     fn encoded(compression: Compression, plain: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0xee; 100];
-        FrameEncoder::new(compression).unwrap().encode(plain, &mut frame);
-        frame
+        FrameEncoder::new(compression).unwrap().encode(plain).to_vec()
     }
 
     #[test]

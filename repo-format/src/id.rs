@@ -73,6 +73,22 @@ id_type!(
     ClusterId, 16
 );
 
+impl ClusterId {
+    /// The id of the cluster that people call `name`. A UUID, such as that of the namespace
+    /// kube-system, is its own id.
+    pub fn of_name(name: &str) -> Self {
+        let digits: String = name.chars().filter(|c| *c != '-').collect();
+        if let Ok(id) = digits.to_ascii_lowercase().parse() {
+            return id;
+        }
+        let [low @ .., _] = blake3::derive_key("salvor v1 cluster", name.as_bytes())
+            .first_chunk::<17>()
+            .copied()
+            .unwrap_or_default();
+        Self(low)
+    }
+}
+
 /// A snapshot is named by the session whose commit made it.
 pub type SnapshotId = SessionId;
 

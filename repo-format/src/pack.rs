@@ -264,6 +264,9 @@ pub struct PackBuilder {
     cipher: PackCipher,
     commitment: [u8; 32],
     toc: Vec<TocRow>,
+    /// Of the first `hashed_bytes` of the buffer: each chunk is hashed while caches have it.
+    hasher: blake3::Hasher,
+    hashed_bytes: usize,
 }
 
 impl PackBuilder {
@@ -282,7 +285,9 @@ impl PackBuilder {
         identity.put(&mut buffer.bytes, &derived.commitment);
         buffer.bytes.resize(buffer.start + HEADER_LEN, 0);
         let cipher = PackCipher { key: derived.seal, identity };
-        Ok(Self { buffer, cipher, commitment: derived.commitment, toc: Vec::new() })
+        let commitment = derived.commitment;
+        let hasher = blake3::Hasher::new();
+        Ok(Self { buffer, cipher, commitment, toc: Vec::new(), hasher, hashed_bytes: 0 })
     }
 
     /// Bytes taken so far, the table and trailer not counted.
@@ -303,10 +308,15 @@ impl PackBuilder {
     }
 
     /// Seals a frame into the pack. The caller asked [`Self::fits`] before.
-    pub fn push(&mut self, id: ChunkId, frame: &[u8]) -> TocRow {
+    ///
+    /// * `frame`: in two parts, so that a payload need not be copied behind its header before.
+    pub fn push(&mut self, id: ChunkId, frame: [&[u8]; 2]) -> TocRow {
         let at = self.buffer.bytes.len();
         let offset = len_u32(self.buffer.len());
-        self.buffer.bytes.extend_from_slice(frame);
+        for part in frame {
+            self.buffer.bytes.extend_from_slice(part);
+        }
+        let frame_len = self.buffer.bytes.len() - at;
         let aad = self.cipher.aad(b"salvor chunk", Some(&id));
         let tag = self.cipher.key.seal(
             offset.into(),
@@ -314,9 +324,15 @@ impl PackBuilder {
             self.buffer.bytes.get_mut(at..).unwrap_or_default(),
         );
         self.buffer.bytes.extend_from_slice(&tag);
-        let row = TocRow { id, offset, stored_len: len_u32(frame.len() + TAG_LEN) };
+        self.hash_on();
+        let row = TocRow { id, offset, stored_len: len_u32(frame_len + TAG_LEN) };
         self.toc.push(row);
         row
+    }
+
+    fn hash_on(&mut self) {
+        self.hasher.update(self.buffer.as_bytes().get(self.hashed_bytes..).unwrap_or_default());
+        self.hashed_bytes = self.buffer.len();
     }
 
     /// The chunks so far, in the order of their offsets.
@@ -368,7 +384,8 @@ impl PackBuilder {
     }
 
     fn put_trailer(&mut self, toc_offset: usize, toc_len: usize, total: usize) {
-        let hash = blake3::hash(self.buffer.as_bytes());
+        self.hash_on();
+        let hash = self.hasher.finalize();
         let mut trailer = Vec::with_capacity(TRAILER_LEN);
         self.cipher.identity.put(&mut trailer, &self.commitment);
         let at = trailer.len();

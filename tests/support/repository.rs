@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use repo_format::frame::Compression;
 use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::chunks::{ChunkSink, ChunkSource};
+use repository::effort::Effort;
 use repository::gc::PruneOptions;
 use repository::index::Index;
 use repository::packer::PackOptions;
@@ -59,8 +59,7 @@ const fn packs() -> PackOptions {
 
 /// A writer of small packs.
 pub fn writer_options() -> WriterOptions {
-    let compression = Compression::default();
-    WriterOptions { compression, packs: packs(), cluster: ClusterId::NONE }
+    WriterOptions { effort: Effort::default(), packs: packs(), cluster: ClusterId::NONE }
 }
 
 /// A prune that writes everything again that it may.

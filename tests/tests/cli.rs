@@ -700,3 +700,32 @@ fn a_reader_that_goes_away_is_no_reason_to_panic() {
         assert_ne!(ended.code, Some(101), "{line}: {ended}");
     }
 }
+
+#[test]
+fn snapshots_of_another_cluster_are_read_and_not_forgotten_unless_told() {
+    let lab = Lab::new();
+    let back_up = |cluster: &str, content: &str| {
+        fs::write(lab.path("disk"), content).unwrap();
+        let line = ["--cluster", cluster, "backup", "disk", "--name", "disk", "--json"];
+        lab.ok(&line).last_json()["snapshot"].as_str().unwrap().to_owned()
+    };
+    let uuid = "6f1d2c3b-4a59-4687-9786-a5b4c3d2e1f0";
+    let ours = back_up("ours", "ours");
+    let theirs = back_up(uuid, "theirs");
+    let newest = |cluster: &str| lab.ok(&["--cluster", cluster, "cat", "disk@latest"]).stdout;
+    assert_eq!((newest("ours"), newest(uuid)), ("ours".into(), "theirs".into()));
+    assert_eq!(newest("third"), "theirs", "who has none gets the newest of all");
+    let listed = lab.json(&["snapshots"])["snapshots"].clone();
+    assert_eq!(listed[1]["cluster"], uuid.replace('-', ""));
+    assert_ne!(listed[0]["cluster"], listed[1]["cluster"]);
+    let table = lab.ok(&["--cluster", "ours", "snapshots"]).stdout;
+    assert!(table.contains("Cluster") && table.contains("6f1d2c3b"), "{table}");
+    lab.ok(&["--cluster", "third", "forget", "--keep-last", "1", "--name", "nothing"]);
+    lab.ok(&["--cluster", "ours", "forget", "--keep-last", "1"]);
+    assert_eq!(lab.snapshots(), [ours.clone(), theirs.clone()]);
+    let foreign = ["--cluster", "ours", "forget", &theirs];
+    lab.run(&foreign).expect(1).says(&["made by another cluster", "--adopt"]);
+    assert_eq!(lab.snapshots().len(), 2);
+    lab.ok(&["--cluster", "ours", "forget", "--adopt", &theirs]);
+    assert_eq!(lab.snapshots(), [ours]);
+}

@@ -24,15 +24,18 @@ fn life(source: &Path, folder: fn() -> TempDir, mut change: impl FnMut()) {
     for setting in SETTINGS {
         let lab = Lab::within(folder());
         lab.ok(&["init"]);
+        lab.ok(&["init", "--repo", "standby"]);
         let source = source.to_str().unwrap();
         let backup = ["backup", source, "--name", "it"];
         measured(&lab, setting, &backup);
         measured(&lab, setting, &backup);
+        measured(&lab, setting, &["copy", "--to", "standby", "latest"]);
         measured(&lab, setting, &["restore", "it@latest", "back"]);
         measured(&lab, setting, &["restore", "it@latest", "back", "--in-place"]);
         remove(&lab.path("back"));
         change();
         measured(&lab, setting, &backup);
+        measured(&lab, setting, &["copy", "--to", "standby"]);
         measured(&lab, setting, &["snapshots"]);
         measured(&lab, setting, &["stats"]);
         measured(&lab, setting, &["verify", "--read-data"]);

@@ -6,6 +6,7 @@
 )]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -54,6 +55,11 @@ pub(crate) struct Global {
     /// A file of 32 or more random bytes that opens the repository instead of a passphrase
     #[arg(long, env = "SALVOR_KEY_FILE", value_name = "FILE", global = true)]
     pub(crate) key_file: Option<PathBuf>,
+
+    /// The cluster this machine belongs to, where several share a repository: a UUID or any name.
+    /// Snapshots of other clusters can be read, and are not forgotten
+    #[arg(long, env = "SALVOR_CLUSTER", value_name = "NAME", global = true)]
+    pub(crate) cluster: Option<String>,
 
     /// Where the local index cache is kept. It may be deleted at any time: that costs time, never
     /// data [default: $XDG_CACHE_HOME/salvor or ~/.cache/salvor]
@@ -131,6 +137,9 @@ pub(crate) enum Command {
     Forget(ForgetArgs),
     /// Reclaim the space that no snapshot needs
     Prune(PruneArgs),
+    /// Copy snapshots into another repository: only what that one lacks
+    #[command(after_long_help = COPY_HELP)]
+    Copy(CopyArgs),
     /// Show what the repository holds and what deduplication and compression save
     Stats,
     /// List and change the keys that open the repository
@@ -140,9 +149,12 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    #[command(hide = true)]
-    Man,
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Write salvor.1, salvor-backup.1 and so on into this directory
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -203,7 +215,8 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) bandwidth: Option<Size>,
 
-    /// How hard to compress: a zstd level, `auto`, or `off`
+    /// How hard to compress: a zstd level; `auto`: from 1 up to 12 while the repository's storage
+    /// is what the backup waits for; or `off`
     #[arg(long, value_name = "1..19|auto|off", default_value = "1", allow_hyphen_values = true)]
     pub(crate) compression: Compression,
 
@@ -329,6 +342,10 @@ pub(crate) struct ForgetArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) keep_yearly: u32,
 
+    /// With snapshots by id: also those of other clusters
+    #[arg(long, requires = "snapshots")]
+    pub(crate) adopt: bool,
+
     /// Apply the policy to this name only
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -356,6 +373,90 @@ pub(crate) struct PruneArgs {
     /// minutes
     #[arg(long, value_name = "MINUTES", default_value = "15", hide = true)]
     pub(crate) fence_minutes: u64,
+}
+
+const COPY_HELP: &str = "\
+Every chunk is decrypted, verified, and sealed again under the target's own keys; it is not compressed
+again. A copy keeps its name, host, path, labels and times, is a snapshot like any other, and carries
+the label copied-from=REPOSITORY/SNAPSHOT, by which a second copy of it is recognised and left out,
+also if it is copied on to a third repository or back.
+
+Snapshots are copied oldest first and committed one by one. A copy that is killed or interrupted goes
+on from its last checkpoint when it is run again. A snapshot that is damaged in the source is named,
+the others are copied, and the exit code is 4.
+
+What the target has forgotten by a retention of its own is copied again, unless --new-only is given.
+
+Standby: --watch INTERVAL follows the source until SIGTERM or SIGINT. After every round it prints
+the lag: of each name, how many snapshots the target lacks, the age of the newest of them, and the
+age of the newest snapshot that it has. With --json it is an object of type `lag`:
+  lag_seconds            age of the newest snapshot that is not at the target yet; 0: none is missing
+  newest_seconds         age of the newest snapshot of the source
+  newest_copied_seconds  age of the newest snapshot that is at the target, too
+A repository that cannot be reached is tried again, less and less often up to every 5 minutes.
+
+Examples:
+  salvor init --repo /mnt/standby
+  salvor copy --to /mnt/standby
+  salvor copy --to /mnt/standby --name disk disk@latest
+  salvor copy --to /mnt/standby --bandwidth 50M --watch 5m --json";
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// The repository to copy to, made by `salvor init`: a directory, or file:///DIRECTORY
+    #[arg(long, env = "SALVOR_TO_REPO", value_name = "URL")]
+    pub(crate) to: String,
+
+    /// Snapshots to copy: each an id, a unique beginning of one, `latest`, or NAME@latest. All of
+    /// this cluster if none is named
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshots: Vec<String>,
+
+    /// A file whose first line is the target's passphrase. SALVOR_TO_PASSPHRASE in the environment
+    /// works too. Without any of these, what opens the source must open the target
+    #[arg(
+        long,
+        env = "SALVOR_TO_PASSPHRASE_FILE",
+        value_name = "FILE",
+        conflicts_with = "to_key_file"
+    )]
+    pub(crate) to_passphrase_file: Option<PathBuf>,
+
+    /// A key file that opens the target
+    #[arg(long, env = "SALVOR_TO_KEY_FILE", value_name = "FILE")]
+    pub(crate) to_key_file: Option<PathBuf>,
+
+    /// Only snapshots of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Only snapshots with this label; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+
+    /// Only snapshots newer than the newest that the target has of the same name. Always so with
+    /// --watch
+    #[arg(long)]
+    pub(crate) new_only: bool,
+
+    /// Fetch from the source no faster than this, in bytes a second
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) bandwidth: Option<Size>,
+
+    /// Go on for ever: look for new snapshots this often (`30s`, `5m`, `1h`), copy them, and print
+    /// how far the target lags behind
+    #[arg(long, value_name = "INTERVAL", value_parser = humantime::parse_duration, conflicts_with = "snapshots")]
+    pub(crate) watch: Option<Duration>,
+
+    /// Make what is stored safe from being stored again at least this often, in seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        env = "SALVOR_CHECKPOINT_SECONDS",
+        hide = true
+    )]
+    pub(crate) checkpoint_seconds: u64,
 }
 
 #[derive(Debug, Args)]

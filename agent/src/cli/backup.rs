@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use repo_format::chunker::Chunker;
-use repo_format::id::{ChunkId, SnapshotId};
+use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, ISSUES_KEPT, Issue, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::chunks::ChunkSource;
+use repository::copy::ORIGIN_TAG;
+use repository::effort::Effort;
 use repository::process::hostname;
 use repository::reader::Reader;
 use repository::view::View;
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::args::BackupArgs;
 use super::batch::Batched;
-use super::context::{CLUSTER, Context};
+use super::context::Context;
 use super::error::{CliError, Exit};
 use super::paced::Paced;
 use super::snapshots::{self, parse_tags};
@@ -42,6 +44,11 @@ const CHECKPOINT_BYTES: u64 = 8 << 30;
 pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError> {
     let kind = kind_of(&args.path)?;
     let tags = parse_tags(&args.tags)?;
+    if tags.iter().any(|(key, _)| key == ORIGIN_TAG) {
+        // A copy takes its word for what both repositories have.
+        let message = format!("the label `{ORIGIN_TAG}` is reserved for `salvor copy`");
+        return Err(CliError::Usage(message));
+    }
     if kind == VolumeKind::Tree && args.changed_blocks.is_some() {
         let message = "--changed-blocks is for images and devices, and this is a directory";
         return Err(CliError::Usage(message.into()));
@@ -50,8 +57,11 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     let chunk_log2 = repository.config().chunk_log2;
     let budget = context.budget(1 << chunk_log2);
     let index = context.index(&repository)?;
-    let options =
-        WriterOptions { compression: args.compression.0, packs: budget.packs, cluster: CLUSTER };
+    let options = WriterOptions {
+        effort: args.compression.0,
+        packs: budget.packs,
+        cluster: context.cluster(),
+    };
     let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
     context.check_witness(&repository, writer.view())?;
     for problem in unreadable {
@@ -59,7 +69,8 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
     }
     let source = absolute(&args.path)?;
     let name = args.name.clone().unwrap_or_else(|| format!("{}:{source}", hostname()));
-    let record = blank_record(kind, name, source, tags);
+    let cluster = context.cluster();
+    let record = Snapshot { cluster, ..blank_record(kind, name, source, tags) };
     let parent = find_parent(writer.view(), &args.parent, &record)?;
     let run = Run {
         context,
@@ -275,11 +286,11 @@ impl Run<'_> {
     }
 
     fn finish(self, found: Found) -> Result<Exit, CliError> {
-        let Self { context, repository, writer, record, started, .. } = self;
+        let Self { context, args, repository, writer, record, started, .. } = self;
         let superseded: Vec<SnapshotId> = writer
             .view()
             .checkpoints(&record.name, &record.source)
-            .filter(|checkpoint| checkpoint.cluster == CLUSTER)
+            .filter(|checkpoint| checkpoint.cluster == context.cluster())
             .map(|checkpoint| checkpoint.id)
             .collect();
         let complete = found.issue_count == 0;
@@ -293,15 +304,20 @@ impl Run<'_> {
             ..record
         };
         let counts = writer.counts();
+        let compression = units::compression(writer.compression());
         let snapshot = writer.finish(snapshot, superseded)?;
         // Whoever opens the repository next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&repository));
-        report(context, &snapshot, counts.chunks - counts.new_chunks, started, found.extra);
+        let extra = json!({ "compression": compression, "tree": found.extra });
+        report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);
+        if args.compression.0 == Effort::Auto {
+            context.ui.say(&format!("  compressed with {compression} by the end"));
+        }
         Ok(if complete { Exit::Done } else { Exit::Partial })
     }
 }
 
-fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant, extra: Value) {
+fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant, extra: &Value) {
     let seconds = started.elapsed().as_secs_f64();
     let sizes = &snapshot.sizes;
     let what = match snapshot.kind {
@@ -313,11 +329,12 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
             )
         }
         VolumeKind::Tree => {
-            format!("{} entries, {}", units::count(sizes.entries), units::bytes(sizes.logical))
+            let entries = units::counted(sizes.entries, "entry", "entries");
+            format!("{entries}, {}", units::bytes(sizes.logical))
         }
     };
     context.ui.say(&format!(
-        "snapshot {} of {}\n  {what}; read {} in {seconds:.1} s ({})\n  new {}, stored {} (ratio {:.2}); {} chunks were there already",
+        "snapshot {} of {}\n  {what}; read {} in {seconds:.1} s ({})\n  new {}, stored {} (ratio {:.2}); {} there already",
         snapshots::short(&snapshot.id),
         snapshot.name,
         units::bytes(sizes.read),
@@ -325,15 +342,15 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
         units::bytes(sizes.new_plain),
         units::bytes(sizes.new_stored),
         units::ratio(sizes.new_plain, sizes.new_stored),
-        units::count(reused),
+        units::counted(reused, "chunk was", "chunks were"),
     ));
     for issue in snapshot.issues.iter().take(20) {
         context.ui.warn(&issue_text(issue));
     }
     if snapshot.issue_count > 0 {
         context.ui.warn(&format!(
-            "the snapshot is incomplete: {} things could not be saved as they are",
-            units::count(snapshot.issue_count)
+            "the snapshot is incomplete: {} could not be saved as found",
+            units::counted(snapshot.issue_count, "thing", "things")
         ));
     }
     let mut object = snapshots::to_json(snapshot);
@@ -341,7 +358,7 @@ fn report(context: &Context, snapshot: &Snapshot, reused: u64, started: Instant,
         map.insert("type".into(), json!("backup"));
         map.insert("seconds".into(), json!(seconds));
         map.insert("reused_chunks".into(), json!(reused));
-        map.insert("tree".into(), extra);
+        map.extend(extra.as_object().cloned().unwrap_or_default());
     }
     context.ui.object(&object);
 }
@@ -479,7 +496,7 @@ fn blank_record(
 ) -> Snapshot {
     Snapshot {
         id: SnapshotId::NONE,
-        cluster: CLUSTER,
+        cluster: ClusterId::NONE,
         kind,
         completeness: Completeness::Checkpoint,
         name,
@@ -506,10 +523,11 @@ fn find_parent(view: &View, wanted: &str, record: &Snapshot) -> Result<Option<Sn
             .snapshots()
             .into_iter()
             .rev()
+            .filter(|snapshot| snapshot.cluster == record.cluster)
             .find(|snapshot| snapshot.name == record.name && snapshot.kind == record.kind)
             .cloned()),
         wanted => {
-            let parent = view.find(wanted)?;
+            let parent = view.find(wanted, record.cluster)?;
             if parent.kind != record.kind {
                 let message =
                     format!("snapshot {wanted} is of another kind than what is backed up");

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::args::{CatArgs, DiffArgs, LsArgs};
 use super::batch::Batched;
-use super::context::{CLUSTER, Context};
+use super::context::Context;
 use super::error::{CliError, Exit};
 use super::units;
 use crate::tree::diff::{Difference, What};
@@ -38,7 +38,7 @@ pub(super) struct Opened {
 pub(super) fn open(context: &Context, wanted: &str) -> Result<Opened, CliError> {
     let repository = context.open()?;
     let view = View::for_reading(&repository)?;
-    let snapshot = view.find(wanted)?.clone();
+    let snapshot = view.find(wanted, context.cluster())?.clone();
     let (session, view) = pin(context, &repository, &snapshot, view)?;
     let reader = context.reader(&repository, &view)?;
     Ok(Opened { snapshot, reader, _session: session })
@@ -52,7 +52,7 @@ fn pin(
     snapshot: &Snapshot,
     view: View,
 ) -> Result<(Option<OpenSession>, View), CliError> {
-    match OpenSession::reader(repository, CLUSTER, snapshot.id) {
+    match OpenSession::reader(repository, context.cluster(), snapshot.id) {
         Ok((session, view)) => Ok((Some(session), view)),
         Err(RepositoryError::Store(error)) => {
             context.ui.detail(&format!("reading without a session: {error}"));
@@ -265,7 +265,7 @@ fn cat_volume(context: &Context, opened: &Opened, out: &mut dyn Write) -> Result
 pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, CliError> {
     let a = open(context, &args.a)?;
     let view = View::for_reading(a.reader.repository())?;
-    let other = view.find(&args.b)?.clone();
+    let other = view.find(&args.b, context.cluster())?.clone();
     if a.snapshot.kind != other.kind {
         return Err(CliError::Failed("a volume and a tree cannot be compared".into()));
     }

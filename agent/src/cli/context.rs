@@ -21,9 +21,6 @@ use super::error::CliError;
 use super::ui::Ui;
 use crate::volume::{self, Engine};
 
-/// The cluster of snapshots made by hand.
-pub(crate) const CLUSTER: ClusterId = ClusterId::NONE;
-
 /// A command's surroundings.
 pub(crate) struct Context {
     pub(crate) global: Global,
@@ -43,6 +40,11 @@ impl Context {
         let ui = Ui::new(&global);
         let cancel = watch_signals()?;
         Ok(Self { global, ui, cancel })
+    }
+
+    /// Whose snapshots this command makes and may forget.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.global.cluster.as_deref().map_or(ClusterId::NONE, ClusterId::of_name)
     }
 
     /// Threads that compute.
@@ -65,7 +67,16 @@ impl Context {
     }
 
     pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
-        let (location, s3) = (self.location()?, self.s3());
+        self.store_at(&self.location()?, create)
+    }
+
+    /// The store at another place. Buckets are reached in the same way as the repository's own.
+    pub(crate) fn store_at(
+        &self,
+        location: &Location,
+        create: bool,
+    ) -> Result<Arc<dyn Store>, CliError> {
+        let s3 = self.s3();
         let store = if create { location.create(&s3)? } else { location.open(&s3)? };
         Ok(Arc::from(store))
     }
@@ -105,7 +116,16 @@ impl Context {
     /// The index cache, not yet in line with anything.
     pub(crate) fn index(&self, repository: &Repository) -> Result<Arc<Index>, CliError> {
         let budget = self.budget(1 << repository.config().chunk_log2);
-        let index = Index::open(&self.cache_dir(), repository.id(), budget.index_bytes)
+        self.index_within(repository, budget.index_bytes)
+    }
+
+    /// As [`Self::index`], with so much memory.
+    pub(crate) fn index_within(
+        &self,
+        repository: &Repository,
+        memory_bytes: usize,
+    ) -> Result<Arc<Index>, CliError> {
+        let index = Index::open(&self.cache_dir(), repository.id(), memory_bytes)
             .map_err(RepositoryError::from)?;
         for notice in index.take_notices() {
             self.ui.note(&notice.to_string());

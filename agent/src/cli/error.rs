@@ -1,6 +1,7 @@
 //! What a command ends with.
 
 use repository::RepositoryError;
+use repository::copy::CopyError;
 
 use crate::block::ChangedError;
 use crate::block::backup::BlockError;
@@ -37,6 +38,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Repository(#[from] RepositoryError),
     #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
     Block(#[from] BlockError),
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -72,12 +75,15 @@ impl CliError {
             _ => Exit::Failed,
         };
         match self {
-            Self::Repository(error) | Self::Tree(TreeError::Repository(error)) => {
+            Self::Repository(error)
+            | Self::Tree(TreeError::Repository(error))
+            | Self::Block(BlockError::Repository(error))
+            | Self::Copy(CopyError::Source(error) | CopyError::Target(error)) => {
                 of_repository(error)
             }
-            Self::Block(BlockError::Repository(error)) => of_repository(error),
             Self::Tree(TreeError::Damaged { .. }) => Exit::Damaged,
-            Self::Block(BlockError::Interrupted)
+            Self::Copy(CopyError::Cancelled)
+            | Self::Block(BlockError::Interrupted)
             | Self::Tree(TreeError::Cancelled)
             | Self::Volume(VolumeError::Cancelled)
             | Self::Interrupted(_) => Exit::Interrupted,

@@ -24,7 +24,8 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> Result<Exit, CliError> {
         }
         KeyCommand::Remove { slot } => {
             let removed = context.open()?.remove_slot(slot)?;
-            context.ui.say(&format!("removed key slot {} `{}`", &removed.id[..8], removed.label));
+            let label = &removed.label;
+            context.ui.say(&format!("removed key slot {} `{label}`", removed.short_id()));
             context.ui.object(&json!({ "type": "key-remove", "slot": removed.id }));
             Ok(Exit::Done)
         }
@@ -51,22 +52,30 @@ fn new_secret(
 }
 
 fn list(context: &Context) -> Result<Exit, CliError> {
-    let (slots, unreadable) = context.open()?.slots()?;
+    let slots = context.open()?.slots()?;
     let mut table = new_table(&["", "ID", "Label", "Kind", "Created"]);
     for slot in &slots {
         let created_ns = i64::try_from(slot.created_s).unwrap_or(0).saturating_mul(1_000_000_000);
         table.add_row([
             if slot.current { "*" } else { "" }.to_owned(),
-            slot.id[..8].to_owned(),
+            slot.short_id().to_owned(),
             slot.label.clone(),
             slot.kind.to_owned(),
-            units::time(created_ns),
+            if slot.problem.is_none() { units::time(created_ns) } else { String::new() },
         ]);
     }
     context.ui.say(&table.to_string());
-    context.ui.object(&json!({ "type": "keys", "slots": slots, "unreadable": unreadable }));
-    for problem in &unreadable {
-        context.ui.warn(problem);
+    context.ui.object(&json!({ "type": "keys", "slots": slots }));
+    let mut exit = Exit::Done;
+    for slot in &slots {
+        if let Some(problem) = &slot.problem {
+            let id = slot.short_id();
+            context.ui.warn(&format!(
+                "key slot {id} cannot be read ({problem}): it opens nothing. `salvor key remove {id}` \
+                 removes it, `salvor key add` makes a new one"
+            ));
+            exit = Exit::Damaged;
+        }
     }
-    Ok(if unreadable.is_empty() { Exit::Done } else { Exit::Damaged })
+    Ok(exit)
 }

@@ -15,9 +15,9 @@ use repository::{Repository, RepositoryError};
 use serde_json::json;
 
 use super::args::{ForgetArgs, PruneArgs};
-use super::context::{CLUSTER, Context};
+use super::context::Context;
 use super::error::{CliError, Exit};
-use super::snapshots::{new_table, short};
+use super::snapshots::{self, new_table, short};
 use super::units::{self, Share};
 
 pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliError> {
@@ -40,26 +40,35 @@ pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliEr
         let snapshots: Vec<&Snapshot> = view
             .snapshots()
             .into_iter()
-            .filter(|snapshot| snapshot.cluster == CLUSTER)
+            .filter(|snapshot| snapshot.cluster == context.cluster())
             .filter(|snapshot| args.name.as_ref().is_none_or(|name| *name == snapshot.name))
             .collect();
         retention::judge(&snapshots, &policy, &TimeZone::system())
     } else {
         let mut decisions = Vec::new();
         for wanted in &args.snapshots {
-            decisions.push(Decision { id: view.find(wanted)?.id, reasons: Vec::new() });
+            let snapshot = view.find(wanted, context.cluster())?;
+            if snapshot.cluster != context.cluster() && !args.adopt {
+                return Err(CliError::Failed(format!(
+                    "snapshot {wanted} was made by another cluster ({}): give --adopt to forget it \
+                     all the same",
+                    snapshots::cluster(snapshot.cluster)
+                )));
+            }
+            decisions.push(Decision { id: snapshot.id, reasons: Vec::new() });
         }
         decisions
     };
-    show_decisions(context, &view, &decisions, args.dry_run);
     let doomed: Vec<SnapshotId> = decisions
         .iter()
         .filter(|decision| decision.reasons.is_empty())
         .map(|decision| decision.id)
         .collect();
     if !args.dry_run && !doomed.is_empty() {
-        gc::forget(&repository, &doomed, Some(CLUSTER))?;
+        let only = (!args.adopt).then(|| context.cluster());
+        gc::forget(&repository, &doomed, only)?;
     }
+    show_decisions(context, &view, &decisions, args.dry_run);
     if args.prune && !args.dry_run {
         return run_prune(context, &repository, false, Share(0.1), Duration::from_mins(15));
     }
@@ -127,7 +136,7 @@ fn run_prune(
         live_below: 0.66,
         fence_after,
         memory_file: Some(context.cache_dir().join(format!("{}.seen", repository.id()))),
-        cluster: CLUSTER,
+        cluster: context.cluster(),
         packs: budget.packs,
     };
     let report = gc::prune(repository, &index, &options, &Watching(context))?;

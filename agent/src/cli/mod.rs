@@ -6,6 +6,7 @@ mod batch;
 mod browse;
 mod budget;
 mod context;
+mod copy;
 mod error;
 mod init;
 mod keys;
@@ -19,6 +20,7 @@ mod units;
 mod verify;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -63,7 +65,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
             drop(std::io::stdout().write_all(&script));
             return Ok(Exit::Done);
         }
-        Command::Man => return print_manual(),
+        Command::Man { out } => return manual(out.as_deref()),
         _ => {}
     }
     let context = Context::new(cli.global)?;
@@ -78,16 +80,20 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Verify(args) => verify::run(&context, &args),
         Command::Forget(args) => maintain::forget(&context, &args),
         Command::Prune(args) => maintain::prune(&context, &args),
+        Command::Copy(args) => copy::run(&context, &args),
         Command::Stats => maintain::stats(&context),
         Command::Key(args) => keys::run(&context, &args),
-        Command::Completion { .. } | Command::Man => Ok(Exit::Done),
+        Command::Completion { .. } | Command::Man { .. } => Ok(Exit::Done),
     }
 }
 
-/// All help texts, one behind the other, in roff.
-fn print_manual() -> Result<Exit, CliError> {
-    clap_mangen::Man::new(Cli::command())
-        .render(&mut std::io::stdout())
-        .map_err(CliError::io("cannot print the manual"))?;
+/// The manual page on standard output, or those of all commands in a directory.
+fn manual(out: Option<&Path>) -> Result<Exit, CliError> {
+    let command = Cli::command().disable_help_subcommand(true);
+    let written = match out {
+        None => clap_mangen::Man::new(command).render(&mut std::io::stdout()),
+        Some(dir) => clap_mangen::generate_to(command, dir),
+    };
+    written.map_err(CliError::io("cannot write the manual"))?;
     Ok(Exit::Done)
 }

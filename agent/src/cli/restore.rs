@@ -333,7 +333,7 @@ fn run_restore(
     let total = if subtree.is_empty() { opened.snapshot.sizes.logical } else { 0 };
     let status = || {
         let totals = progress.totals();
-        let message = format!("{} entries", units::count(totals.entries));
+        let message = units::counted(totals.entries, "entry", "entries");
         Status { done: totals.bytes, total, in_bytes: true, message, extra: json!(totals) }
     };
     let mut on_issue = |issue: &tree::Issue| {
@@ -361,18 +361,18 @@ fn report_tree(
     let seconds = started.elapsed().as_secs_f64();
     let totals = &outcome.totals;
     context.ui.say(&format!(
-        "restored snapshot {} to {}\n  {} entries, {} in {seconds:.1} s ({}); {} files were right already",
+        "restored snapshot {} to {}\n  {}, {} in {seconds:.1} s ({}); {} right already",
         short(&opened.snapshot.id),
         args.target.display(),
-        units::count(totals.entries),
+        units::counted(totals.entries, "entry", "entries"),
         units::bytes(totals.bytes),
         units::rate(totals.moved_bytes, seconds),
-        units::count(totals.unchanged_files),
+        units::counted(totals.unchanged_files, "file was", "files were"),
     ));
     if outcome.issues.count > 0 {
         context.ui.warn(&format!(
-            "{} things could not be restored as they were",
-            units::count(outcome.issues.count)
+            "{} could not be restored as saved",
+            units::counted(outcome.issues.count, "thing", "things")
         ));
     }
     context.ui.object(&json!({

@@ -2,8 +2,9 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use repo_format::id::SnapshotId;
+use repo_format::id::{ClusterId, SnapshotId};
 use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
+use repository::copy::{ORIGIN_TAG, Origin};
 use repository::view::View;
 use serde_json::{Value, json};
 
@@ -28,12 +29,19 @@ pub(super) fn run(context: &Context, args: &SnapshotsArgs) -> Result<Exit, CliEr
     } else if snapshots.is_empty() {
         context.ui.say("no snapshots");
     } else {
-        context.ui.print(&table(&snapshots));
+        let several = snapshots.iter().any(|snapshot| snapshot.cluster != context.cluster());
+        context.ui.print(&table(&snapshots, several));
     }
     Ok(Exit::Done)
 }
 
-fn table(snapshots: &[&Snapshot]) -> String {
+/// A cluster for people and programs; nothing for nobody's.
+pub(super) fn cluster(cluster: ClusterId) -> String {
+    if cluster == ClusterId::NONE { String::new() } else { cluster.to_string() }
+}
+
+/// * `with_cluster`: whether to say whose each snapshot is.
+fn table(snapshots: &[&Snapshot], with_cluster: bool) -> String {
     let mut table = new_table(&["ID", "Time", "Name", "Kind", "Size", "New", "Stored", ""]);
     for column in [4, 5, 6] {
         if let Some(column) = table.column_mut(column) {
@@ -46,7 +54,7 @@ fn table(snapshots: &[&Snapshot]) -> String {
             _ => String::new(),
         };
         let tags: Vec<String> =
-            snapshot.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            snapshot.tags.iter().map(|(key, value)| tag_text(key, value)).collect();
         table.add_row([
             short(&snapshot.id),
             units::time(snapshot.started_ns),
@@ -57,8 +65,26 @@ fn table(snapshots: &[&Snapshot]) -> String {
             units::bytes(snapshot.sizes.new_stored),
             [tags.join(" "), remark].join(" ").trim().to_owned(),
         ]);
+        if with_cluster && let Some(row) = table.row_mut(table.row_count() - 1) {
+            row.add_cell(cluster(snapshot.cluster).get(..8).unwrap_or("-").into());
+        }
+    }
+    if with_cluster {
+        let header = ["ID", "Time", "Name", "Kind", "Size", "New", "Stored", "", "Cluster"];
+        table.set_header(header);
     }
     table.to_string()
+}
+
+/// A label as people want it: of where a copy came from, as much as [`short`] gives.
+fn tag_text(key: &str, value: &str) -> String {
+    match value.parse::<Origin>() {
+        Ok(origin) if key == ORIGIN_TAG => {
+            let repository: String = origin.repository.to_string().chars().take(12).collect();
+            format!("{key}={repository}/{}", short(&origin.snapshot))
+        }
+        _ => format!("{key}={value}"),
+    }
 }
 
 /// A table without lines, as terminals and `awk` like it.
@@ -104,6 +130,7 @@ pub(super) fn to_json(snapshot: &Snapshot) -> Value {
         snapshot.tags.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     json!({
         "snapshot": snapshot.id.to_string(),
+        "cluster": cluster(snapshot.cluster),
         "name": snapshot.name,
         "kind": kind(snapshot.kind),
         "complete": snapshot.completeness == Completeness::Complete,

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use repo_format::frame;
+use repository::effort::Effort;
 
 /// A number of bytes: `200M`, `1.5G`, `4096`. Units are powers of 1024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,23 +61,31 @@ impl FromStr for Share {
 
 /// How hard to compress, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Compression(pub(crate) frame::Compression);
+pub(crate) struct Compression(pub(crate) Effort);
 
 impl FromStr for Compression {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let compression = match text {
-            "off" => frame::Compression::Off,
-            "auto" => frame::Compression::default(),
+            "off" => Effort::Fixed(frame::Compression::Off),
+            "auto" => Effort::Auto,
             level => level
                 .parse()
                 .ok()
                 .filter(|level| (-7..=19).contains(level))
-                .map(frame::Compression::Zstd)
+                .map(|level| Effort::Fixed(frame::Compression::Zstd(level)))
                 .ok_or_else(|| format!("`{text}` is neither a level from 1 to 19, auto nor off"))?,
         };
         Ok(Self(compression))
+    }
+}
+
+/// A compression for people and programs, e.g. `zstd 1`.
+pub(crate) fn compression(compression: frame::Compression) -> String {
+    match compression {
+        frame::Compression::Off => "off".into(),
+        frame::Compression::Zstd(level) => format!("zstd {level}"),
     }
 }
 
@@ -99,6 +108,11 @@ pub(crate) fn rate(bytes: u64, seconds: f64) -> String {
 /// A count with separators.
 pub(crate) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
+}
+
+/// A count of things that are called `one` or `many`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
 /// Local time of a snapshot for people.
@@ -149,7 +163,7 @@ mod tests {
         assert!("20".parse::<Compression>().is_err() && "best".parse::<Compression>().is_err());
         assert_eq!(
             "19".parse::<Compression>().map(|level| level.0),
-            Ok(frame::Compression::Zstd(19))
+            Ok(Effort::Fixed(frame::Compression::Zstd(19)))
         );
     }
 }

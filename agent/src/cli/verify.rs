@@ -60,7 +60,7 @@ fn wanted(context: &Context, args: &VerifyArgs) -> Result<Option<Vec<SnapshotId>
     }
     let view = View::for_reading(&*context.open()?)?;
     let ids: Result<Vec<SnapshotId>, CliError> =
-        args.snapshots.iter().map(|wanted| Ok(view.find(wanted)?.id)).collect();
+        args.snapshots.iter().map(|wanted| Ok(view.find(wanted, context.cluster())?.id)).collect();
     ids.map(Some)
 }
 

@@ -51,7 +51,7 @@ fn build(keys: &Keys, frames: &[&[u8]]) -> Vec<u8> {
     let mut builder = PackBuilder::new(buffer, keys, identity).unwrap();
     for frame in frames {
         assert!(builder.fits(frame.len()));
-        builder.push(keys.chunk_id(PackKind::Meta, frame), frame);
+        builder.push(keys.chunk_id(PackKind::Meta, frame), [frame, &[]]);
     }
     builder.finish().buffer.as_bytes().to_vec()
 }

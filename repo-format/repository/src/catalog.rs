@@ -7,6 +7,7 @@ use repo_format::id::SnapshotId;
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::limits::RECORD_BYTES_MAX;
 
+use crate::recover::is_lost;
 use crate::repository::now_s;
 use crate::store::StoreError;
 use crate::{Repository, RepositoryError, random};
@@ -91,15 +92,50 @@ pub fn load_bare(repository: &Repository, n: u64) -> Result<(Catalog, [u8; 32]),
     Ok((catalog, hash))
 }
 
-/// The snapshots of one page.
+/// The snapshots of one page, from either of its copies.
+///
+/// # Errors
+///
+/// As [`load`]: what is wrong with the first copy.
+pub fn load_page(repository: &Repository, page: &PageRef) -> Result<Vec<Listed>, RepositoryError> {
+    let [first, second] = page.keys();
+    match load_copy(repository, &first) {
+        Err(error) if is_lost(&error) => load_copy(repository, &second).map_err(|_| error),
+        loaded => loaded,
+    }
+}
+
+/// The snapshots of one copy of a page.
 ///
 /// # Errors
 ///
 /// As [`load`].
-pub fn load_page(repository: &Repository, page: &PageRef) -> Result<Vec<Listed>, RepositoryError> {
-    let key = ObjectKey::CatalogPage { n: page.n, nonce: page.nonce };
-    let plain = repository.get_sealed(&key)?;
+pub(crate) fn load_copy(
+    repository: &Repository,
+    key: &ObjectKey,
+) -> Result<Vec<Listed>, RepositoryError> {
+    let plain = repository.get_sealed(key)?;
     catalog::decode_page(&plain).map_err(|error| RepositoryError::format(key, error))
+}
+
+/// The copies of a page that are lost, and why.
+///
+/// # Errors
+///
+/// The store cannot be reached.
+pub(crate) fn lost_copies(
+    repository: &Repository,
+    page: &PageRef,
+) -> Result<Vec<(ObjectKey, RepositoryError)>, RepositoryError> {
+    let mut lost = Vec::new();
+    for key in page.keys() {
+        match load_copy(repository, &key) {
+            Ok(_) => {}
+            Err(error) if is_lost(&error) => lost.push((key, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lost)
 }
 
 /// Tries to make `next` (whose `n`, `previous`, `created_s` and `pages` are set here) the
@@ -181,9 +217,12 @@ fn write_pages(
             continue;
         }
         let nonce = u64::from_le_bytes(random::bytes()?);
-        repository.put_sealed(&ObjectKey::CatalogPage { n, nonce }, &plain)?;
         let snapshots = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        pages.push(Some(PageRef { n, nonce, snapshots, digest }));
+        let page = PageRef { n, nonce, snapshots, digest };
+        for key in page.keys() {
+            repository.put_sealed(&key, &plain)?;
+        }
+        pages.push(Some(page));
     }
     Ok(pages)
 }

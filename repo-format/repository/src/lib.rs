@@ -1,12 +1,15 @@
 //! A Salvor repository as a library.
 //!
 //! [`Repository`] opens one; [`writer::Writer`] stores chunks and commits snapshots;
-//! [`reader::Reader`] gives chunks back; [`gc`] forgets and prunes; [`check`] verifies. The
-//! protocol that lets all of them run at once is in FORMAT.md of `repo-format`.
+//! [`reader::Reader`] gives chunks back; [`gc`] forgets and prunes; [`check`] verifies; [`copy`]
+//! keeps another repository in step. The protocol that lets all of them run at once is in FORMAT.md
+//! of `repo-format`.
 
 pub mod catalog;
 pub mod check;
 pub mod chunks;
+pub mod copy;
+pub mod effort;
 mod error;
 pub mod gc;
 pub mod index;

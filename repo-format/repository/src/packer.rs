@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use repo_format::id::{ChunkId, PackName, SessionId};
@@ -58,6 +59,15 @@ pub struct StoredPack {
     pub row: PackRow,
     /// Its chunks.
     pub chunks: Vec<TocRow>,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Pushed {
+    /// Bytes that it takes in its pack.
+    pub stored_len: u32,
+    /// How long its thread waited for room: for the store, if that is what limits the run.
+    pub waited: Duration,
 }
 
 /// Fills packs and stores them with threads of its own.
@@ -158,28 +168,35 @@ impl Packer {
         })
     }
 
-    /// Seals a frame into an open pack. Returns the bytes it takes there.
+    /// Seals a frame, given in two parts, into an open pack.
     ///
     /// # Errors
     ///
     /// The store failed, now or in the background since the last call.
-    pub fn push(&self, kind: PackKind, id: ChunkId, frame: &[u8]) -> Result<u32, RepositoryError> {
+    pub fn push(
+        &self,
+        kind: PackKind,
+        id: ChunkId,
+        frame: [&[u8]; 2],
+    ) -> Result<Pushed, RepositoryError> {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(self.take_failure());
         }
+        let began = Instant::now();
         let mut open = self.open_pack(kind);
-        if open.as_ref().is_some_and(|pack| !pack.fits(frame.len())) {
+        if open.as_ref().is_some_and(|pack| !pack.fits(frame.map(<[u8]>::len).iter().sum())) {
             self.close(&mut open)?;
         }
         let pack = match &mut *open {
             Some(pack) => pack,
             none => none.insert(self.start(kind)?),
         };
+        let waited = began.elapsed();
         let row = pack.push(id, frame);
         if pack.len() >= self.target(kind) {
             self.close(&mut open)?;
         }
-        Ok(row.stored_len)
+        Ok(Pushed { stored_len: row.stored_len, waited })
     }
 
     /// Stores every open pack, waits until all that was pushed before is durable, and hands out

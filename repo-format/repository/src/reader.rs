@@ -279,12 +279,26 @@ impl Reader {
         decoder: &mut Decoder,
         plain: &mut Vec<u8>,
     ) -> Result<(), RepositoryError> {
+        self.open_frame(range, bytes, cipher, wanted, decoder, plain).map(drop)
+    }
+
+    /// As [`Self::open_chunk`]; also gives the chunk's frame as it is stored.
+    pub(crate) fn open_frame<'a>(
+        &self,
+        range: &Range,
+        bytes: &'a mut [u8],
+        cipher: &PackCipher,
+        wanted: &Wanted,
+        decoder: &mut Decoder,
+        plain: &mut Vec<u8>,
+    ) -> Result<&'a [u8], RepositoryError> {
         let named =
             |error| RepositoryError::format(ObjectKey::Pack(range.pack.identity.name), error);
         let sealed = sealed_part(range, bytes, wanted).map_err(named)?;
         let frame = cipher.open_chunk(&wanted.id, wanted.place.offset, sealed).map_err(named)?;
         decoder.frames.decode(frame, plain).map_err(named)?;
-        self.check_content(range.pack.identity.kind, &wanted.id, plain).map_err(named)
+        self.check_content(range.pack.identity.kind, &wanted.id, plain).map_err(named)?;
+        Ok(frame)
     }
 
     /// As [`Self::open_chunk`], into a buffer that must be exactly as long as the chunk.

@@ -149,14 +149,19 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Reads the pages of the ancestor. Returns those read, and the positions of those lost,
-    /// which it lists no longer.
+    /// Reads the pages of the ancestor. Returns those read, and the positions of those lost. The
+    /// ancestor no longer lists those of which a copy is lost, so that they are made anew.
     fn load_pages(&mut self) -> Result<(PageNames, HashSet<usize>), RepositoryError> {
         let (mut loaded, mut lost) = (HashSet::new(), HashSet::new());
         for (position, slot) in self.head.catalog.pages.iter_mut().enumerate() {
             let Some(page) = *slot else { continue };
             match catalog::load_page(self.repository, &page) {
                 Ok(rows) => {
+                    let lost = catalog::lost_copies(self.repository, &page)?;
+                    self.warnings.extend(lost.iter().map(|(_, error)| describe(error)));
+                    if !lost.is_empty() {
+                        *slot = None;
+                    }
                     loaded.insert((page.n, page.nonce));
                     let rows = rows.into_iter().map(|row| (row.snapshot.id, row));
                     self.head.snapshots.extend(rows);

@@ -75,12 +75,47 @@ pub struct SlotInfo {
     pub id: String,
     /// Its name.
     pub label: String,
-    /// `passphrase` or `key file`.
+    /// `passphrase`, `key file` or `unreadable`.
     pub kind: &'static str,
     /// Seconds since 1970.
     pub created_s: u64,
     /// Whether it is the slot this repository was opened with.
     pub current: bool,
+    /// Why it cannot be read, if it cannot.
+    pub problem: Option<String>,
+}
+
+impl SlotInfo {
+    fn new(id: SlotId, slot: Result<KeySlot, FormatError>, current: bool) -> Self {
+        let id = id.to_string();
+        match slot {
+            Ok(KeySlot { kdf, label, created_s, .. }) => {
+                let kind = match kdf {
+                    Kdf::Argon2id { .. } => "passphrase",
+                    Kdf::KeyFile => "key file",
+                };
+                Self { id, label, kind, created_s, current, problem: None }
+            }
+            Err(error) => Self {
+                id,
+                label: String::new(),
+                kind: "unreadable",
+                created_s: 0,
+                current,
+                problem: Some(error.to_string()),
+            },
+        }
+    }
+
+    /// The beginning of the id, for people.
+    pub fn short_id(&self) -> &str {
+        self.id.get(..8).unwrap_or(&self.id)
+    }
+
+    fn key(&self) -> Result<ObjectKey, RepositoryError> {
+        let id = self.id.parse().map_err(|error| RepositoryError::format("key slot", error))?;
+        Ok(ObjectKey::KeySlot(id))
+    }
 }
 
 /// An opened repository. Opening reads the config and key slots only.
@@ -229,30 +264,18 @@ impl Repository {
             .map_err(|error| RepositoryError::format(key, error))
     }
 
-    /// Lists the key slots; one that cannot be read is named instead.
+    /// Lists the key slots, those that cannot be read included.
     ///
     /// # Errors
     ///
     /// The store failed.
-    pub fn slots(&self) -> Result<(Vec<SlotInfo>, Vec<String>), RepositoryError> {
-        let (mut slots, mut unreadable) = (Vec::new(), Vec::new());
-        for (id, slot) in read_slots(&*self.store)? {
-            match slot {
-                Err(error) => unreadable.push(format!("keys/{id}: {error}")),
-                Ok(slot) => slots.push(SlotInfo {
-                    id: id.to_string(),
-                    kind: match slot.kdf {
-                        Kdf::Argon2id { .. } => "passphrase",
-                        Kdf::KeyFile => "key file",
-                    },
-                    label: slot.label,
-                    created_s: slot.created_s,
-                    current: id == self.slot,
-                }),
-            }
-        }
+    pub fn slots(&self) -> Result<Vec<SlotInfo>, RepositoryError> {
+        let mut slots: Vec<SlotInfo> = read_slots(&*self.store)?
+            .into_iter()
+            .map(|(id, slot)| SlotInfo::new(id, slot, id == self.slot))
+            .collect();
         slots.sort_by(|a, b| (a.created_s, &a.id).cmp(&(b.created_s, &b.id)));
-        Ok((slots, unreadable))
+        Ok(slots)
     }
 
     /// Adds a slot that opens the repository with `secret`.
@@ -272,7 +295,7 @@ impl Repository {
     ///
     /// [`RepositoryError::NoSlot`], [`RepositoryError::Ambiguous`], [`RepositoryError::LastSlot`].
     pub fn remove_slot(&self, wanted: &str) -> Result<SlotInfo, RepositoryError> {
-        let (slots, unreadable) = self.slots()?;
+        let slots = self.slots()?;
         let matching: Vec<&SlotInfo> = slots
             .iter()
             .filter(|slot| slot.label == wanted || slot.id.starts_with(wanted))
@@ -281,7 +304,7 @@ impl Repository {
             [] => return Err(RepositoryError::NoSlot { wanted: wanted.to_owned() }),
             [slot] => (*slot).clone(),
             several => {
-                let ids: Vec<&str> = several.iter().map(|slot| &slot.id[..8]).collect();
+                let ids: Vec<&str> = several.iter().map(|slot| slot.short_id()).collect();
                 return Err(RepositoryError::Ambiguous {
                     wanted: wanted.to_owned(),
                     count: ids.len(),
@@ -289,11 +312,11 @@ impl Repository {
                 });
             }
         };
-        if slots.len() == 1 && unreadable.is_empty() {
+        let readable = slots.iter().filter(|slot| slot.problem.is_none()).count();
+        if slot.problem.is_none() && readable == 1 {
             return Err(RepositoryError::LastSlot { label: slot.label });
         }
-        let id = slot.id.parse().map_err(|error| RepositoryError::format("key slot", error))?;
-        self.store.delete(&ObjectKey::KeySlot(id))?;
+        self.store.delete(&slot.key()?)?;
         Ok(slot)
     }
 
@@ -313,11 +336,10 @@ impl Repository {
             .bundle
             .rotated(Secret::new(random::bytes()?))
             .map_err(|error| RepositoryError::format("key bundle", error))?;
-        let (old, _) = self.slots()?;
+        let old = self.slots()?;
         self.put_slot(SlotId(random::bytes()?), &next, secret, label)?;
         for slot in &old {
-            let id = slot.id.parse().map_err(|error| RepositoryError::format("key slot", error))?;
-            self.store.delete(&ObjectKey::KeySlot(id))?;
+            self.store.delete(&slot.key()?)?;
         }
         Ok(old)
     }

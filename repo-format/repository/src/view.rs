@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use repo_format::id::{SessionId, SnapshotId};
+use repo_format::id::{ClusterId, SessionId, SnapshotId};
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::limits::RECORD_BYTES_MAX;
 use repo_format::session::{Commit, FENCE, Session};
@@ -299,20 +299,20 @@ impl View {
     }
 
     /// Finds a snapshot by what a user typed: an id, a unique prefix of one, `latest`, or
-    /// `NAME@latest`.
+    /// `NAME@latest`. The newest of `own` cluster goes before newer ones of others.
     ///
     /// # Errors
     ///
     /// [`RepositoryError::NoSnapshot`], [`RepositoryError::Ambiguous`].
-    pub fn find(&self, wanted: &str) -> Result<&Snapshot, RepositoryError> {
+    pub fn find(&self, wanted: &str, own: ClusterId) -> Result<&Snapshot, RepositoryError> {
         let snapshots = self.snapshots();
         let missing = || RepositoryError::NoSnapshot { wanted: wanted.to_owned() };
-        if wanted == "latest" {
-            return snapshots.last().copied().ok_or_else(missing);
-        }
-        if let Some(name) = wanted.strip_suffix("@latest") {
-            let newest = snapshots.iter().rev().find(|snapshot| snapshot.name == name);
-            return newest.copied().ok_or_else(missing);
+        let name = wanted.strip_suffix("@latest");
+        if name.is_some() || wanted == "latest" {
+            let named = |snapshot: &&Snapshot| name.is_none_or(|name| snapshot.name == name);
+            let newest = snapshots.into_iter().filter(named).enumerate();
+            let newest = newest.max_by_key(|(place, snapshot)| (snapshot.cluster == own, *place));
+            return newest.map(|(_, snapshot)| snapshot).ok_or_else(missing);
         }
         let matching: Vec<&Snapshot> = snapshots
             .into_iter()

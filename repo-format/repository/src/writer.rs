@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use repo_format::config::Operation;
 use repo_format::frame::{Compression, FrameEncoder};
@@ -17,6 +18,7 @@ use repo_format::session::{Commit, SegmentRef};
 use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::chunks::ChunkSink;
+use crate::effort::{Effort, Governor};
 use crate::index::{Index, IndexError};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
 use crate::session::OpenSession;
@@ -27,7 +29,7 @@ use crate::{Repository, RepositoryError, random, segments};
 #[derive(Debug, Clone, Copy)]
 pub struct WriterOptions {
     /// How hard to compress data. Metadata is always compressed.
-    pub compression: Compression,
+    pub effort: Effort,
     /// Packs.
     pub packs: PackOptions,
     /// Whose snapshots these are.
@@ -61,7 +63,7 @@ pub struct Writer {
     // Dropped before the session: no upload may outlive what protects it.
     packer: Packer,
     main: OpenSession,
-    compression: Compression,
+    governor: Governor,
     encoders: Mutex<Vec<Encoder>>,
     /// Chunks of this run that no committed segment has yet.
     pending: [Mutex<HashSet<ChunkId>>; SHARDS],
@@ -77,7 +79,6 @@ pub struct Writer {
 struct Encoder {
     data: FrameEncoder,
     meta: FrameEncoder,
-    frame: Vec<u8>,
 }
 
 impl Writer {
@@ -104,7 +105,7 @@ impl Writer {
             view,
             cluster: options.cluster,
             main,
-            compression: options.compression,
+            governor: Governor::new(options.effort),
             encoders: Mutex::new(Vec::new()),
             pending: Default::default(),
             next_segment: AtomicU32::new(0),
@@ -182,36 +183,74 @@ impl Writer {
         Ok(true)
     }
 
-    /// Stores a chunk that the repository has already: a repack moves it to a new pack.
+    /// As [`Self::put_identified`] for a chunk whose frame another pack holds: it is stored as hard
+    /// compressed as it was.
+    ///
+    /// * `frame`: verified to hold the `plain_bytes` bytes that give the id.
+    ///
+    /// # Errors
+    ///
+    /// The store or the index failed.
+    pub(crate) fn put_frame(
+        &self,
+        kind: PackKind,
+        id: &ChunkId,
+        frame: &[u8],
+        plain_bytes: usize,
+    ) -> Result<bool, RepositoryError> {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.is_indexed(id)? || !lock(self.shard(id)).insert(*id) {
+            return Ok(false);
+        }
+        let pushed = self.packer.push(kind, *id, [frame, &[]])?;
+        self.count_new(plain_bytes, pushed.stored_len);
+        Ok(true)
+    }
+
+    /// Stores a chunk that the repository has already: a repack moves it to a new pack, as hard
+    /// compressed as it was.
+    ///
+    /// * `frame`: verified to hold the `plain_bytes` that give the id.
     ///
     /// # Errors
     ///
     /// The store failed.
-    pub fn rewrite(
+    pub(crate) fn rewrite(
         &self,
         kind: PackKind,
         id: &ChunkId,
-        plain: &[u8],
+        frame: &[u8],
+        plain_bytes: usize,
     ) -> Result<(), RepositoryError> {
         if lock(self.shard(id)).insert(*id) {
-            self.store(kind, id, plain)?;
+            let pushed = self.packer.push(kind, *id, [frame, &[]])?;
+            self.count_new(plain_bytes, pushed.stored_len);
         }
         Ok(())
     }
 
     fn store(&self, kind: PackKind, id: &ChunkId, plain: &[u8]) -> Result<(), RepositoryError> {
         let mut encoder = self.encoder()?;
-        let Encoder { data, meta, frame } = &mut encoder;
-        match kind {
-            PackKind::Data => data.encode(plain, frame),
-            PackKind::Meta => meta.encode(plain, frame),
-        }
-        let stored = self.packer.push(kind, *id, frame);
+        let began = Instant::now();
+        let frame = match kind {
+            PackKind::Data => encoder.data.encode(plain),
+            PackKind::Meta => encoder.meta.encode(plain),
+        };
+        let compressing = began.elapsed();
+        let pushed = self.packer.push(kind, *id, frame.parts());
         lock(&self.encoders).push(encoder);
-        self.new_chunks.fetch_add(1, Ordering::Relaxed);
-        self.new_plain_bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
-        self.new_sealed_bytes.fetch_add(stored?.into(), Ordering::Relaxed);
+        let pushed = pushed?;
+        if kind == PackKind::Data {
+            self.governor.note(plain.len() as u64, compressing, pushed.waited);
+        }
+        self.count_new(plain.len(), pushed.stored_len);
         Ok(())
+    }
+
+    fn count_new(&self, plain_bytes: usize, sealed_bytes: u32) {
+        self.new_chunks.fetch_add(1, Ordering::Relaxed);
+        self.new_plain_bytes.fetch_add(plain_bytes as u64, Ordering::Relaxed);
+        self.new_sealed_bytes.fetch_add(sealed_bytes.into(), Ordering::Relaxed);
     }
 
     fn shard(&self, id: &ChunkId) -> &Mutex<HashSet<ChunkId>> {
@@ -219,15 +258,21 @@ impl Writer {
         &self.pending[usize::from(*last) % SHARDS]
     }
 
+    /// How data is compressed at the moment.
+    pub fn compression(&self) -> Compression {
+        self.governor.compression()
+    }
+
     fn encoder(&self) -> Result<Encoder, RepositoryError> {
-        if let Some(encoder) = lock(&self.encoders).pop() {
+        let named = |error| RepositoryError::format("the compressor", error);
+        let compression = self.governor.compression();
+        if let Some(mut encoder) = lock(&self.encoders).pop() {
+            encoder.data.set_compression(compression).map_err(named)?;
             return Ok(encoder);
         }
-        let named = |error| RepositoryError::format("the compressor", error);
         Ok(Encoder {
-            data: FrameEncoder::new(self.compression).map_err(named)?,
+            data: FrameEncoder::new(compression).map_err(named)?,
             meta: FrameEncoder::new(Compression::Zstd(3)).map_err(named)?,
-            frame: Vec::new(),
         })
     }
 

@@ -23,7 +23,7 @@ fn pack(payloads: &[usize]) -> FinishedPack {
     let mut builder = PackBuilder::new(buffer, &keys(), identity()).unwrap();
     for (n, payload) in payloads.iter().enumerate() {
         assert!(builder.fits(FRAME_HEADER_LEN + payload));
-        builder.push(id(n), &frame(n, *payload));
+        builder.push(id(n), [&frame(n, *payload), &[]]);
     }
     builder.finish()
 }
@@ -256,7 +256,7 @@ fn fill(mut buffer: PackBuffer, salt: u8, mut lens: impl FnMut() -> usize) -> Pa
         if !builder.fits(len) {
             break;
         }
-        builder.push(id(len), &vec![7; len]);
+        builder.push(id(len), [&vec![7; len], &[]]);
     }
     buffer = builder.finish().buffer;
     assert_eq!(buffer.bytes.as_ptr(), address, "the buffer moved");
@@ -297,7 +297,7 @@ fn a_frame_fits_up_to_the_last_byte() {
     assert!(builder.fits(capacity - overhead));
     assert!(!builder.fits(capacity - overhead + 1));
     let mut builder = builder;
-    builder.push(id(0), &vec![0; capacity - overhead]);
+    builder.push(id(0), [&vec![0; capacity - overhead], &[]]);
     assert_eq!(builder.finish().buffer.as_bytes().len(), capacity);
 }
 

@@ -95,10 +95,9 @@ pub fn pack(kind: PackKind) -> FinishedPack {
     let keys = keys();
     let buffer = PackBuffer::new(1 << 20, 1 << 16);
     let mut builder = PackBuilder::new(buffer, &keys, identity(kind)).unwrap();
-    let mut frame = Vec::new();
+    let mut encoder = FrameEncoder::new(Compression::Off).unwrap();
     for plain in chunks(kind) {
-        FrameEncoder::new(Compression::Off).unwrap().encode(&plain, &mut frame);
-        builder.push(keys.chunk_id(kind, &plain), &frame);
+        builder.push(keys.chunk_id(kind, &plain), encoder.encode(&plain).parts());
     }
     builder.finish()
 }
@@ -415,7 +414,6 @@ pub fn zstd_plain() -> Vec<u8> {
 
 /// The file that is made once and then only read.
 pub fn zstd_frame() -> Vector {
-    let mut frame = Vec::new();
-    FrameEncoder::new(Compression::default()).unwrap().encode(&zstd_plain(), &mut frame);
+    let frame = FrameEncoder::new(Compression::default()).unwrap().encode(&zstd_plain()).to_vec();
     Vector { file: "frame-zstd.hex", bytes: hex_lines(&frame) }
 }

@@ -51,11 +51,12 @@ impl Checker<'_> {
     }
 
     fn check_slots(&mut self) -> Result<(), RepositoryError> {
-        let (slots, unreadable) = self.repository.slots()?;
-        self.report.checked.key_slots = (slots.len() + unreadable.len()) as u64;
-        for line in unreadable {
-            let (object, what) = line.split_once(": ").unwrap_or((&line, "it cannot be read"));
-            self.findings.problem(object, what);
+        let slots = self.repository.slots()?;
+        self.report.checked.key_slots = slots.len() as u64;
+        for slot in slots {
+            if let Some(problem) = slot.problem {
+                self.findings.problem(format!("keys/{}", slot.id), problem);
+            }
         }
         Ok(())
     }
@@ -144,21 +145,26 @@ impl Checker<'_> {
         }
         let mut lost = HashSet::new();
         for (page, n) in pages.into_values() {
-            let key = ObjectKey::CatalogPage { n: page.n, nonce: page.nonce };
-            match catalog::load_page(self.repository, &page) {
-                Ok(rows) => {
-                    self.report.checked.catalog_pages += 1;
-                    if rows.len() as u64 != u64::from(page.snapshots) {
-                        self.findings.problem(key, "it is not the page that the catalog lists");
+            let mut lost_copies = 0;
+            for key in page.keys() {
+                match catalog::load_copy(self.repository, &key) {
+                    Ok(rows) => {
+                        self.report.checked.catalog_pages += 1;
+                        if rows.len() as u64 != u64::from(page.snapshots) {
+                            self.findings.problem(key, "it is not the page that the catalog lists");
+                        }
                     }
+                    Err(RepositoryError::Store(StoreError::Missing { .. }))
+                        if self.is_trimmed(n)? => {}
+                    Err(error) if is_lost(&error) => {
+                        self.findings.problem(key, describe(&error));
+                        lost_copies += 1;
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(RepositoryError::Store(StoreError::Missing { .. }))
-                    if self.is_trimmed(n)? => {}
-                Err(error) if is_lost(&error) => {
-                    self.findings.problem(key, describe(&error));
-                    lost.insert((page.n, page.nonce));
-                }
-                Err(error) => return Err(error),
+            }
+            if lost_copies == page.keys().len() {
+                lost.insert((page.n, page.nonce));
             }
         }
         if let Some((catalog, _)) = chain.values().last() {

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repo_format::config::Operation;
-use repo_format::frame::Compression;
 use repo_format::id::{ClusterId, PackName, SnapshotId};
 
+use crate::effort::Effort;
 use crate::index::{Index, PackState};
 use crate::packer::PackOptions;
 use crate::reader::Reader;
@@ -356,6 +356,8 @@ impl Pruner<'_> {
     }
 
     fn mark(&mut self, avoid: &HashSet<u32>) -> Result<(), RepositoryError> {
+        // The view may list commits since the last sync: their chunks are not missing.
+        self.sync()?;
         self.marks.refresh(self.index)?;
         let roots: Vec<_> = self.view.root_snapshots().cloned().collect();
         self.marks.mark(&self.reader, &roots, avoid)
@@ -382,7 +384,7 @@ impl Pruner<'_> {
         }
         self.step("repacking")?;
         let options = WriterOptions {
-            compression: Compression::default(),
+            effort: Effort::default(),
             packs: self.options.packs,
             cluster: self.options.cluster,
         };

@@ -67,8 +67,9 @@ pub(crate) fn empty(
         reader.fetch(&range, &mut bytes)?;
         let cipher = reader.cipher(&range.pack)?;
         for chunk in &range.chunks {
-            reader.open_chunk(&range, &mut bytes, &cipher, chunk, &mut decoder, &mut plain)?;
-            writer.rewrite(kind, &chunk.id, &plain)?;
+            let frame =
+                reader.open_frame(&range, &mut bytes, &cipher, chunk, &mut decoder, &mut plain)?;
+            writer.rewrite(kind, &chunk.id, frame, plain.len())?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 
-use repo_format::catalog::Catalog;
+use repo_format::catalog::{Catalog, PageRef};
 use repo_format::id::{ObjectName, PackName, SegmentName, SessionId};
 use repo_format::key::{ObjectKey, Prefix};
 
@@ -253,16 +253,16 @@ pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), Repositor
             }
         }
     }
-    let used: HashSet<(u64, u64)> = kept
+    let used: HashSet<ObjectKey> = kept
         .iter()
         .flat_map(|catalog| catalog.pages.iter().flatten())
-        .map(|page| (page.n, page.nonce))
+        .flat_map(PageRef::keys)
         .collect();
     let mut unused = Vec::new();
     repository.store().list(Prefix::CatalogPages, &mut |listed| {
-        if let ObjectKey::CatalogPage { n, nonce } = listed.key
+        if let ObjectKey::CatalogPage { n, .. } = listed.key
             && n <= newest
-            && !used.contains(&(n, nonce))
+            && !used.contains(&listed.key)
         {
             unused.push(listed.key);
         }

@@ -63,17 +63,27 @@ impl Repair<'_> {
         Ok(published.map(|head| head.catalog.n))
     }
 
-    /// Removes versions older than `n` that cannot be read with all of their pages.
+    /// Removes versions older than `n` that cannot be read with all copies of their pages.
     fn remove_unreadable(&self, n: u64) -> Result<(), RepositoryError> {
         for old in catalog_numbers(self.repository)?.range(..n) {
-            match catalog::load(self.repository, *old) {
-                Ok(_) => {}
-                Err(error) if is_lost(&error) => {
-                    self.repository.store().delete(&ObjectKey::Catalog(*old))?;
-                }
-                Err(error) => return Err(error),
+            if !self.is_whole(*old)? {
+                self.repository.store().delete(&ObjectKey::Catalog(*old))?;
             }
         }
         Ok(())
+    }
+
+    fn is_whole(&self, n: u64) -> Result<bool, RepositoryError> {
+        let catalog = match catalog::load_bare(self.repository, n) {
+            Ok((catalog, _)) => catalog,
+            Err(error) if is_lost(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for page in catalog.pages.iter().flatten() {
+            if !catalog::lost_copies(self.repository, page)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }

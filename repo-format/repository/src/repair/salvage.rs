@@ -1,6 +1,5 @@
 //! Copying chunks that snapshots need out of packs that cannot be relied on.
 
-use repo_format::frame::Compression;
 use repo_format::id::{ChunkId, ClusterId};
 use repo_format::limits::CHUNK_BYTES_MAX;
 use repo_format::pack::PackKind;
@@ -8,6 +7,7 @@ use repo_format::snapshot::Snapshot;
 
 use super::Repair;
 use crate::RepositoryError;
+use crate::effort::Effort;
 use crate::packer::PackOptions;
 use crate::reader::Reader;
 use crate::recover::is_lost;
@@ -28,7 +28,7 @@ impl Repair<'_> {
             return Ok(());
         }
         let options = WriterOptions {
-            compression: Compression::default(),
+            effort: Effort::default(),
             packs: PackOptions::within(PACK_MEMORY_BYTES, CHUNK_BYTES_MAX),
             cluster: ClusterId::NONE,
         };

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use repo_format::frame::Compression;
 use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::pack::PackKind;
@@ -20,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::check::{VerifyOptions, VerifyReport, verify};
 use crate::chunks::{ChunkSink, ChunkSource};
+use crate::effort::Effort;
 use crate::gc::{self, PruneOptions, Unwatched};
 use crate::index::Index;
 use crate::packer::PackOptions;
@@ -141,11 +141,8 @@ impl Opened {
 impl Fixture {
     /// Backs a source up and remembers what the snapshot must give.
     pub(super) fn back_up(&mut self, opened: &Opened, name: &str, content: Source) -> SnapshotId {
-        let options = WriterOptions {
-            compression: Compression::default(),
-            packs: packs(),
-            cluster: ClusterId::NONE,
-        };
+        let options =
+            WriterOptions { effort: Effort::default(), packs: packs(), cluster: ClusterId::NONE };
         let (writer, _) =
             Writer::open(&opened.repository, Arc::clone(&opened.index), &options).unwrap();
         let (kind, root) = match &content {
