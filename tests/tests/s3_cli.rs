@@ -57,6 +57,19 @@ fn everything_works_in_a_bucket_as_on_a_disk() {
 }
 
 #[test]
+fn a_repository_on_a_disk_is_copied_into_a_bucket() {
+    let lab = Lab::in_bucket(&bucket(), "copy");
+    lab.ok(&["init", "--chunk-size", "64K"]);
+    make_image(&lab.path("disk"), 1, 8 * MIB);
+    lab.ok(&["--repo", "local", "init", "--chunk-size", "64K"]);
+    lab.ok(&["--repo", "local", "backup", "disk", "--name", "disk"]);
+    lab.ok(&["--repo", "local", "copy", "--to", lab.repo().to_str().unwrap()]);
+    lab.verify();
+    lab.ok(&["restore", "disk@latest", "back"]);
+    assert_same_volume(&lab.path("disk"), &lab.path("back"), 64 << 10);
+}
+
+#[test]
 fn the_check_names_what_is_missing_and_creates_nothing() {
     let bucket = bucket();
     let lab = Lab::in_bucket(&bucket, "check");
