@@ -2,12 +2,12 @@
 //!
 //! An object is there when the server has said so: it is durable then, and every later read and
 //! listing sees it. That, and that of several creators only one succeeds, is what servers promise
-//! by `If-None-Match: *`; [`probe`] makes sure of it before anything is created.
+//! by `If-None-Match: *`; `probe` makes sure of it before anything is created.
 //!
 //! The store blocks, as the trait wants it, on a small runtime of its own: its threads move bytes
 //! and encrypt, the caller's thread does the rest. It must not be called from within another
 //! asynchronous runtime. What a request needs beyond itself (tries, waits, stalls, pace, counting)
-//! is in [`link`]; what providers do differently in [`quirks`] and in `doc/s3.md`.
+//! is in `link`; what providers do differently in `quirks` and in `doc/s3.md`.
 
 mod body;
 mod checksum;
