@@ -6,6 +6,8 @@ mod machine;
 mod measure;
 pub mod repository;
 mod rng;
+pub mod s3;
+pub mod s3proxy;
 mod salvor;
 
 pub use compare::{assert_same_tree, assert_same_volume, data_map, observe, same_bytes};

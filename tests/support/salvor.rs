@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::s3::Bucket;
+
 /// No command of a test takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 1800 } else { 900 });
 
@@ -53,6 +55,7 @@ fn build(what: &[&str]) -> PathBuf {
 pub struct Lab {
     folder: TempDir,
     repo: PathBuf,
+    bucket: Option<(Bucket, String)>,
 }
 
 /// Objects of a repository by folder (`p`, `x`, `ses`, …): path below the folder and length.
@@ -83,7 +86,19 @@ impl Lab {
         fs::create_dir(folder.path().join("home")).unwrap();
         fs::create_dir(folder.path().join("tmp")).unwrap();
         fs::write(folder.path().join("key"), [7; 64]).unwrap();
-        Self { folder, repo }
+        Self { folder, repo, bucket: None }
+    }
+
+    /// No repository yet, and it will be in a bucket.
+    pub fn in_bucket(bucket: &Bucket, test: &str) -> Self {
+        Self::bare().moved_to(bucket, &Bucket::prefix(test))
+    }
+
+    /// The same lab, but for the program the repository is there.
+    #[must_use]
+    pub fn moved_to(self, bucket: &Bucket, prefix: &str) -> Self {
+        let repo = format!("s3://{}/{prefix}", bucket.bucket).into();
+        Self { repo, bucket: Some((bucket.clone(), prefix.to_owned())), ..self }
     }
 
     /// No repository yet, and it will be in `repo`.
@@ -114,6 +129,9 @@ impl Lab {
             .env("SALVOR_REPO", &self.repo)
             .env("SALVOR_KEY_FILE", self.path("key"))
             .stdin(Stdio::null());
+        if let Some((bucket, _)) = &self.bucket {
+            command.envs(bucket.environment());
+        }
         command
     }
 
@@ -149,8 +167,11 @@ impl Lab {
         rows.iter().map(|row| row["snapshot"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Everything that the repository's folder holds.
+    /// Everything that the repository's folder or its prefix holds.
     pub fn stored(&self) -> Stored {
+        if let Some((bucket, prefix)) = &self.bucket {
+            return bucket.stored(prefix);
+        }
         let mut stored = Stored::new();
         for entry in fs::read_dir(&self.repo).unwrap() {
             let path = entry.unwrap().path();

@@ -25,7 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// What a crate must not have, however deep below it, and why.
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("repo-format", &["tokio", "rocksdb", "librocksdb-sys", "rustix"], "it does no I/O"),
-    ("repository", &["tokio", "tokio-uring"], "its store blocks, and threads do the rest"),
+    ("repository", &["tokio-uring"], "its interface blocks; only the S3 store has a runtime"),
+    ("repository", &["aws-lc-sys", "openssl-sys", "native-tls"], "TLS is rustls on ring"),
     ("salvor", &["kube", "kube-client", "k8s-openapi"], "the agent never sees Kubernetes"),
 ];
 

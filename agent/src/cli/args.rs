@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::s3::S3Args;
 use super::units::{Compression, Share, Size};
 
 const EXIT_CODES: &str = "\
@@ -36,7 +37,7 @@ pub(crate) struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// The repository: a directory, or file:///DIRECTORY
+    /// The repository: a directory, file:///DIRECTORY, or s3://BUCKET/PREFIX
     #[arg(long, short, env = "SALVOR_REPO", value_name = "URL", global = true)]
     pub(crate) repo: Option<String>,
 
@@ -94,6 +95,9 @@ pub(crate) struct Global {
     /// Print nothing but errors and what was asked for
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) s3: S3Args,
 }
 
 /// An I/O engine by name.
@@ -163,6 +167,11 @@ pub(crate) struct InitArgs {
     /// What to call the first key slot
     #[arg(long, value_name = "NAME", default_value = "first")]
     pub(crate) label: String,
+
+    /// Create nothing: try every right and feature that a repository in this bucket needs, with
+    /// objects that are removed again, and say what is missing
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use repo_format::id::ClusterId;
 use repository::index::Index;
 use repository::reader::Reader;
+use repository::store::s3::S3Config;
 use repository::store::{Location, Store};
 use repository::view::View;
 use repository::writer::sync_index;
@@ -52,17 +53,31 @@ impl Context {
         self.global.threads.unwrap_or(processors)
     }
 
-    pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
+    /// Where the repository is.
+    pub(crate) fn location(&self) -> Result<Location, CliError> {
         let url = self.global.repo.as_deref().ok_or_else(|| {
             CliError::Usage("no repository given: use --repo URL or set SALVOR_REPO".into())
         })?;
-        Self::store_at(url, create)
+        Ok(Location::parse(url)?)
     }
 
-    /// The store at a place as typed.
-    pub(crate) fn store_at(url: &str, create: bool) -> Result<Arc<dyn Store>, CliError> {
-        let location = Location::parse(url)?;
-        let store = if create { location.create()? } else { location.open()? };
+    /// How to reach a bucket.
+    pub(crate) fn s3(&self) -> S3Config {
+        self.global.s3.config(&self.cancel)
+    }
+
+    pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
+        self.store_at(&self.location()?, create)
+    }
+
+    /// The store at another place. Buckets are reached in the same way as the repository's own.
+    pub(crate) fn store_at(
+        &self,
+        location: &Location,
+        create: bool,
+    ) -> Result<Arc<dyn Store>, CliError> {
+        let s3 = self.s3();
+        let store = if create { location.create(&s3)? } else { location.open(&s3)? };
         Ok(Arc::from(store))
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum CliError {
     Changed(#[from] ChangedError),
     #[error(transparent)]
     Open(#[from] repository::store::OpenError),
+    #[error(transparent)]
+    Store(#[from] repository::store::StoreError),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]

@@ -1,6 +1,8 @@
 //! `salvor init`.
 
 use repo_format::limits::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN};
+use repository::store::s3::{S3Store, Tried};
+use repository::store::{Location, Store};
 use repository::{InitOptions, Repository};
 use serde_json::json;
 
@@ -10,6 +12,9 @@ use super::error::{CliError, Exit};
 use super::units;
 
 pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
+    if args.check {
+        return check(context);
+    }
     let chunk_log2 = chunk_log2(args.chunk_size.0)?;
     let store = context.store(true)?;
     let place = store.describe();
@@ -30,6 +35,39 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, CliError> 
         "chunk_bytes": 1u64 << chunk_log2,
     }));
     Ok(Exit::Done)
+}
+
+/// Tries what a repository in this bucket needs. Nothing is created, and one that is there is not
+/// touched.
+fn check(context: &Context) -> Result<Exit, CliError> {
+    let Location::S3 { bucket, prefix } = context.location()? else {
+        return Err(CliError::Usage("--check is about buckets: give an s3:// URL".into()));
+    };
+    let store = S3Store::open(&bucket, &prefix, &context.s3())?;
+    let tried = store.preflight()?;
+    for one in &tried {
+        let outcome = match (&one.trouble, one.needed) {
+            (None, _) => "yes".into(),
+            (Some(trouble), true) => format!("NO: {trouble}"),
+            (Some(trouble), false) => format!("no, but it can do without: {trouble}"),
+        };
+        context.ui.say(&format!("{:<32} {outcome}", one.what));
+    }
+    let fit = tried.iter().all(|one| one.trouble.is_none() || !one.needed);
+    let place = store.describe();
+    context.ui.object(&json!({ "type": "check", "at": place, "fit": fit, "tried": tried }));
+    if fit {
+        context.ui.say(&format!("{place} is fit for a repository"));
+        return Ok(Exit::Done);
+    }
+    Err(CliError::Failed(format!("{place} is not fit for a repository: {}", missing(&tried))))
+}
+
+/// What is missing, with the rights that it needs.
+fn missing(tried: &[Tried]) -> String {
+    let needed = tried.iter().filter(|one| one.needed && one.trouble.is_some());
+    let named = needed.map(|one| format!("cannot {} ({})", one.what, one.rights.join(", ")));
+    named.collect::<Vec<_>>().join("; ")
 }
 
 fn chunk_log2(bytes: u64) -> Result<u8, CliError> {

@@ -13,6 +13,7 @@ mod keys;
 mod maintain;
 mod paced;
 mod restore;
+mod s3;
 mod snapshots;
 mod ui;
 mod units;

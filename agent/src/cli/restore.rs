@@ -12,6 +12,8 @@ use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::RepositoryError;
 use repository::chunks::ChunkSource;
+use repository::reader::RANGE_BYTES_MAX;
+use repository::store::Location;
 use serde_json::json;
 
 use super::args::RestoreArgs;
@@ -101,11 +103,22 @@ fn restore_setup(
     Ok(RestoreSetup {
         engine: context.engine()?,
         pool: BufPool::new(buffers.clamp(8, 64), 1 << chunk_log2)?,
-        fetchers: 3,
+        fetchers: fetchers(context, budget.packs.buffer_bytes())?,
         workers: context.threads(),
         in_place: place.overwrites,
         no_sparse: args.no_sparse,
         cancel: Arc::clone(&context.cancel),
+    })
+}
+
+/// Ranges to fetch at once: a server is far away, and most of a request is waiting.
+///
+/// * `memory`: bytes of packs in a backup; a third of it is for ranges.
+fn fetchers(context: &Context, memory: usize) -> Result<usize, CliError> {
+    let most = usize::try_from(RANGE_BYTES_MAX).unwrap_or(usize::MAX);
+    Ok(match context.location()? {
+        Location::S3 { .. } => (memory / 3 / most).clamp(3, 12),
+        Location::Path(_) => 3,
     })
 }
 

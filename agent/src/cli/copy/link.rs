@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repository::copy::{Copier, CopyOptions, Endpoint};
+use repository::store::Location;
 use repository::{Repository, RepositoryError, UnlockSecret};
 
 use crate::cli::args::CopyArgs;
@@ -38,7 +39,7 @@ impl Secrets {
     }
 
     fn open_target(&self, context: &Context, args: &CopyArgs) -> Result<Repository, CliError> {
-        let store = || Context::store_at(&args.to, false);
+        let store = || context.store_at(&Location::parse(&args.to)?, false);
         let secret = self.target.as_ref().unwrap_or(&self.source);
         match Repository::open(store()?, secret) {
             Err(RepositoryError::WrongSecret { .. })

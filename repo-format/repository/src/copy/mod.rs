@@ -237,7 +237,7 @@ impl Copier {
         match OpenSession::reader(repository, self.options.cluster, *id) {
             Ok((session, view)) => Ok((Some(session), view)),
             Err(RepositoryError::NoSnapshot { .. }) => Err(CopyError::Vanished),
-            Err(RepositoryError::Store(StoreError::Denied { .. })) => {
+            Err(RepositoryError::Store(StoreError::Denied { .. } | StoreError::Refused { .. })) => {
                 Ok((None, View::for_reading(repository).map_err(CopyError::Source)?))
             }
             Err(error) => Err(CopyError::Source(error)),

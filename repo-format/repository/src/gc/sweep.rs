@@ -19,6 +19,9 @@ use crate::{Repository, RepositoryError, catalog, session};
 /// Catalog versions kept, for readers that hold an older one.
 pub(crate) const CATALOGS_KEPT: u64 = 32;
 
+/// Objects removed between two counts: what S3 takes with one request.
+const DELETED_AT_ONCE: usize = 1000;
+
 /// Objects that existed before the sessions were listed.
 #[derive(Debug, Default)]
 pub(crate) struct Present {
@@ -62,11 +65,10 @@ pub(crate) fn sweep(
     present: &Present,
 ) -> Result<Deleted, RepositoryError> {
     let mut deleted = Deleted::default();
-    for pack in &view.head.catalog.dead {
-        if let Some(bytes) = present.packs.get(pack) {
-            delete_pack(repository, pack, *bytes, &mut deleted)?;
-        }
-    }
+    let dead = view.head.catalog.dead.iter();
+    let dead: Vec<(PackName, u64)> =
+        dead.filter_map(|pack| Some((*pack, *present.packs.get(pack)?))).collect();
+    delete_packs(repository, &dead, &mut deleted)?;
     sweep_orphans(repository, index, view, present, &mut deleted)?;
     transition(repository, view, |view, draft| {
         sync_whole(repository, index, view)?;
@@ -82,15 +84,17 @@ pub(crate) fn sweep(
     Ok(deleted)
 }
 
-fn delete_pack(
+fn delete_packs(
     repository: &Repository,
-    pack: &PackName,
-    bytes: u64,
+    packs: &[(PackName, u64)],
     deleted: &mut Deleted,
 ) -> Result<(), RepositoryError> {
-    repository.store().delete(&ObjectKey::Pack(*pack))?;
-    deleted.packs += 1;
-    deleted.bytes += bytes;
+    for packs in packs.chunks(DELETED_AT_ONCE) {
+        let keys: Vec<ObjectKey> = packs.iter().map(|(pack, _)| ObjectKey::Pack(*pack)).collect();
+        repository.store().delete_many(&keys)?;
+        deleted.packs += packs.len() as u64;
+        deleted.bytes += packs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    }
     Ok(())
 }
 
@@ -129,19 +133,19 @@ fn sweep_orphans(
             && !view.damaged.contains(session)
     };
     let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
+    let mut orphans = Vec::new();
     for (pack, bytes) in present.packs.iter().filter(|(pack, _)| over(pack)) {
         if !dead.contains(pack) && index.pack_number(pack)?.is_none() {
-            delete_pack(repository, pack, *bytes, deleted)?;
+            orphans.push((*pack, *bytes));
         }
     }
+    delete_packs(repository, &orphans, deleted)?;
     let listed: HashSet<SegmentName> =
         view.index_view().segments.iter().map(|segment| segment.name).collect();
-    for segment in present.segments.keys().filter(|segment| over(segment)) {
-        if !listed.contains(segment) {
-            repository.store().delete(&ObjectKey::Segment(*segment))?;
-        }
-    }
-    Ok(())
+    let segments = present.segments.keys();
+    let orphans = segments.filter(|segment| over(segment) && !listed.contains(segment));
+    let orphans: Vec<ObjectKey> = orphans.map(|segment| ObjectKey::Segment(*segment)).collect();
+    Ok(repository.store().delete_many(&orphans)?)
 }
 
 /// clean: removes the session record of folded sessions, and once that is seen gone the register.

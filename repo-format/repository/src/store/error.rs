@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::Refusal;
+
 /// What a store was asked to do. `Display` gives a verb that a path can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,7 +54,7 @@ impl std::fmt::Display for Op {
             Self::List | Self::ListFirst => "list",
             Self::Delete => "delete",
             Self::Size => "find the size of",
-            Self::SweepTemporary => "clear temporary files in",
+            Self::SweepTemporary => "clear unfinished writes in",
         })
     }
 }
@@ -104,7 +106,17 @@ pub enum StoreError {
     #[error("cannot {op} {at}: check the device and the system's log, then run `salvor verify`")]
     Io { op: Op, at: String, source: io::Error },
 
-    /// [`super::wrap::Retry`] tried as long as it may.
+    /// A server does not do it for a reason that trying again does not change. A write did not
+    /// take place.
+    #[error("cannot {op} {at}: {refusal}")]
+    Refused { op: Op, at: String, refusal: Box<Refusal>, source: io::Error },
+
+    /// A server answered something that is not known here, or that no sound server answers. After
+    /// a write it is not known whether the write took place.
+    #[error("cannot {op} {at}: the server did not answer as S3 does")]
+    Server { op: Op, at: String, source: io::Error },
+
+    /// It was tried as long as it may be.
     #[error(
         "gave up after {tries} tries in {waited_ms} ms: check the network and the storage, then run the command again"
     )]
@@ -137,7 +149,7 @@ impl StoreError {
     /// Whether a write that ended with this error may have taken place all the same.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Io { .. } => true,
+            Self::Unavailable { .. } | Self::Io { .. } | Self::Server { .. } => true,
             Self::GaveUp { source, .. } => source.is_outcome_unknown(),
             _ => false,
         }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::s3::{S3Config, S3Store};
 use super::{FsStore, Store, StoreError};
 
 /// Where a repository is.
@@ -31,11 +32,6 @@ pub enum OpenError {
     Url { url: String, why: &'static str },
 
     #[error(
-        "`{url}` is on S3, which this build of salvor does not support yet: use a path or file:///dir"
-    )]
-    Unsupported { url: String },
-
-    #[error(
         "{at} does not exist: check the path and that its file system is mounted; `salvor init` makes a new repository"
     )]
     Missing { at: String },
@@ -56,7 +52,7 @@ pub enum OpenError {
     #[error("{at} is a repository already")]
     AlreadyARepository { at: String },
 
-    #[error("{at} is not empty (it has `{example}`): a new repository needs a folder of its own")]
+    #[error("{at} is not empty (it has `{example}`): a new repository needs a place of its own")]
     NotEmpty { at: String, example: String },
 
     #[error(transparent)]
@@ -102,25 +98,29 @@ impl Location {
 
     /// Opens the store of an existing repository.
     ///
+    /// * `s3`: how to reach a bucket, if that is where it is.
+    ///
     /// # Errors
     ///
-    /// Those of [`FsStore::open`]; [`OpenError::Unsupported`] on S3.
-    pub fn open(&self) -> Result<Box<dyn Store>, OpenError> {
+    /// Those of [`FsStore::open`] and [`S3Store::open`].
+    pub fn open(&self, s3: &S3Config) -> Result<Box<dyn Store>, OpenError> {
         match self {
             Self::Path(path) => Ok(Box::new(FsStore::open(path)?)),
-            Self::S3 { .. } => Err(OpenError::Unsupported { url: self.to_string() }),
+            Self::S3 { bucket, prefix } => Ok(Box::new(S3Store::open(bucket, prefix, s3)?)),
         }
     }
 
     /// Makes a place for a new repository.
     ///
+    /// * `s3`: how to reach a bucket, if that is where it will be.
+    ///
     /// # Errors
     ///
-    /// Those of [`FsStore::create`]; [`OpenError::Unsupported`] on S3.
-    pub fn create(&self) -> Result<Box<dyn Store>, OpenError> {
+    /// Those of [`FsStore::create`] and [`S3Store::create`].
+    pub fn create(&self, s3: &S3Config) -> Result<Box<dyn Store>, OpenError> {
         match self {
             Self::Path(path) => Ok(Box::new(FsStore::create(path)?)),
-            Self::S3 { .. } => Err(OpenError::Unsupported { url: self.to_string() }),
+            Self::S3 { bucket, prefix } => Ok(Box::new(S3Store::create(bucket, prefix, s3)?)),
         }
     }
 }
@@ -145,7 +145,7 @@ impl std::fmt::Display for Location {
 
 /// `None` where a `%` is not followed by two hexadecimal digits, or stands for a zero byte, which
 /// no path can hold.
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+pub(super) fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -183,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn s3_is_understood_and_refused_with_a_reason() {
+    fn a_bucket_and_a_prefix_are_told_apart() {
         let location = Location::parse("s3://bucket/a/b/").unwrap();
         assert_eq!(location, Location::S3 { bucket: "bucket".into(), prefix: "a/b".into() });
         assert_eq!(location.to_string(), "s3://bucket/a/b");
-        let message = location.open().unwrap_err().to_string();
-        assert!(message.contains("does not support yet"), "{message}");
+        let whole = Location::parse("s3://bucket").unwrap();
+        assert_eq!(whole, Location::S3 { bucket: "bucket".into(), prefix: String::new() });
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where the repository's objects are: one narrow, blocking trait and what implements it.
 //!
-//! [`FsStore`] keeps objects as files; [`Memory`] keeps them in memory, for tests. The wrappers in
+//! [`FsStore`] keeps objects as files, [`s3::S3Store`] in a bucket; [`Memory`] keeps them in memory,
+//! for tests. The wrappers in
 //! [`wrap`] add retries, counting and (for tests) faults. Every one of them passes
 //! [`conformance`]. [`Location`] turns what a user typed into a store.
 //!
@@ -12,6 +13,9 @@ mod error;
 mod fs;
 mod location;
 mod memory;
+mod refusal;
+pub mod s3;
+mod traffic;
 pub mod wrap;
 
 use std::sync::Arc;
@@ -22,6 +26,8 @@ pub use error::{Op, StoreError};
 pub use fs::{DIRECT_ALIGN_BYTES, DIRECT_READ_MIN_BYTES, DIRECT_WRITE_MIN_BYTES, FsStore};
 pub use location::{Location, OpenError};
 pub use memory::Memory;
+pub use refusal::Refusal;
+pub use traffic::{Action, Traffic, TrafficRow};
 
 /// What [`Store::list`] says about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,13 @@ pub struct Strangers {
     pub example: Option<String>,
 }
 
+impl Strangers {
+    fn add(&mut self, at: String) {
+        self.count += 1;
+        self.example.get_or_insert(at);
+    }
+}
+
 /// What [`Store::sweep_temporary`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -53,7 +66,7 @@ pub struct Swept {
 /// A set of write-once objects, as S3 and a file system can both offer it.
 ///
 /// Reads follow writes, across processes: what `put_new` created before a `get`, `size` or `list`
-/// began is seen by it. `Retry` aside, no method tries twice.
+/// began is seen by it. Only `Retry` and the S3 store try a request more than once.
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// The whole object.
     ///
@@ -129,6 +142,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What the system answers.
     fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
+    /// Removes objects, as [`Self::delete`] does. After an error some of them are gone.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    fn delete_many(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
+
     /// The length of an object in bytes.
     ///
     /// # Errors
@@ -143,6 +165,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ///
     /// What the system answers.
     fn sweep_temporary(&self) -> Result<Swept, StoreError>;
+
+    /// Counters of the requests that were sent to a server; `None` where there is no server.
+    fn traffic(&self) -> Option<Arc<Traffic>> {
+        None
+    }
 
     /// The repository's place as a user would write it, for messages.
     fn describe(&self) -> String;
@@ -194,8 +221,16 @@ macro_rules! forward_store {
                 (**self).delete(key)
             }
 
+            fn delete_many(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
+                (**self).delete_many(keys)
+            }
+
             fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
                 (**self).size(key)
+            }
+
+            fn traffic(&self) -> Option<Arc<Traffic>> {
+                (**self).traffic()
             }
 
             fn sweep_temporary(&self) -> Result<Swept, StoreError> {

@@ -13,13 +13,6 @@ use crate::store::{Listed, Op, StoreError, Strangers};
 /// Room for the names that one call to the kernel returns: a few hundred of ours.
 const NAMES_BYTES: usize = 64 << 10;
 
-impl Strangers {
-    fn add(&mut self, at: String) {
-        self.count += 1;
-        self.example.get_or_insert(at);
-    }
-}
-
 impl FsStore {
     pub(super) fn list_objects(
         &self,

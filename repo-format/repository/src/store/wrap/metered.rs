@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use repo_format::key::{ObjectKey, Prefix};
 
-use crate::store::{Listed, Op, Store, StoreError, Strangers, Swept};
+use crate::store::{Listed, Op, Store, StoreError, Strangers, Swept, Traffic, TrafficRow};
 
 /// One row for each prefix, then one for what has none.
 const KINDS: usize = Prefix::ALL.len() + 1;
@@ -22,6 +22,7 @@ pub struct Metered<S> {
 #[derive(Debug, Default)]
 pub struct Meter {
     cells: [[Cell; KINDS]; Op::ALL.len()],
+    traffic: Option<Arc<Traffic>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +39,10 @@ struct Cell {
 pub struct Usage {
     /// Only what was asked at least once.
     pub rows: Vec<UsageRow>,
+    /// The requests to a server that this took, if there is one: every try, every part of an
+    /// upload, every page of a listing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<TrafficRow>,
 }
 
 /// What was asked of one kind of object with one operation.
@@ -51,7 +56,7 @@ pub struct UsageRow {
     pub requests: u64,
     /// Those that ended with an error other than "missing" and "exists", which are answers.
     pub failures: u64,
-    /// Objects visited by listings.
+    /// Objects visited by listings, or removed many at once.
     pub objects: u64,
     /// Bytes of contents read or written by calls that succeeded.
     pub bytes: u64,
@@ -92,7 +97,8 @@ impl Meter {
                 }
             }
         }
-        Usage { rows }
+        let traffic = self.traffic.as_ref().map(|traffic| traffic.read()).unwrap_or_default();
+        Usage { rows, traffic }
     }
 }
 
@@ -107,7 +113,8 @@ fn kind_name(op: Op, kind: usize) -> &'static str {
 impl<S: Store> Metered<S> {
     /// Counts requests to `inner`, from nought.
     pub fn new(inner: S) -> Self {
-        Self { inner, meter: Arc::default() }
+        let meter = Meter { traffic: inner.traffic(), ..Meter::default() };
+        Self { inner, meter: Arc::new(meter) }
     }
 
     /// The counters, which may outlive the store.
@@ -187,6 +194,19 @@ impl<S: Store> Store for Metered<S> {
 
     fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.count(Op::Delete, key.prefix(), none, |_| self.inner.delete(key))
+    }
+
+    fn delete_many(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
+        let kind = keys.first().and_then(ObjectKey::prefix);
+        self.count(Op::Delete, kind, none, |cell| {
+            self.inner.delete_many(keys)?;
+            cell.objects.fetch_add(keys.len() as u64, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn traffic(&self) -> Option<Arc<Traffic>> {
+        self.inner.traffic()
     }
 
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {

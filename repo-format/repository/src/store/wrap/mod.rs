@@ -6,4 +6,5 @@ mod retry;
 
 pub use faulty::{Fault, Faulty};
 pub use metered::{Meter, Metered, Usage, UsageRow};
+pub(crate) use retry::Backoff;
 pub use retry::{Retry, RetryPolicy};

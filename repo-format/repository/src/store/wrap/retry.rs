@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use repo_format::key::{ObjectKey, Prefix};
 
-use crate::store::{Listed, Store, StoreError, Strangers, Swept};
+use crate::store::{Listed, Store, StoreError, Strangers, Swept, Traffic};
 
 /// How long and how often one request is tried. Waits double from `wait_first` to `wait_max`, each
 /// drawn at random from its upper half, so that many clients do not come back at once.
@@ -34,6 +34,37 @@ impl Default for RetryPolicy {
     }
 }
 
+/// The waits between the tries of one request.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    policy: RetryPolicy,
+    start: Instant,
+    cap: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// The first try begins now.
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, start: Instant::now(), cap: policy.wait_first, tries: 0 }
+    }
+
+    /// A try has failed: how long to wait before the next one. `None` if there must be none.
+    pub(crate) fn next_wait(&mut self) -> Option<Duration> {
+        self.tries += 1;
+        let wait = jittered(self.cap);
+        self.cap = self.cap.saturating_mul(2).min(self.policy.wait_max);
+        let late = self.start.elapsed().saturating_add(wait) > self.policy.budget;
+        (self.tries < self.policy.tries_max && !late).then_some(wait)
+    }
+
+    /// What to say when there is no further try. `error` is that of the last one.
+    pub(crate) fn gave_up(&self, error: StoreError) -> StoreError {
+        let waited_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        StoreError::GaveUp { tries: self.tries, waited_ms, source: Box::new(error) }
+    }
+}
+
 /// How soon a wait notices that it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(50);
 
@@ -58,22 +89,17 @@ impl<S: Store> Retry<S> {
     }
 
     fn run<T>(&self, mut request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let start = Instant::now();
-        let mut cap = self.policy.wait_first;
-        for tries in 1.. {
+        let mut backoff = Backoff::new(self.policy);
+        loop {
             let error = match request() {
                 Err(error) if error.is_transient() => error,
                 answer => return answer,
             };
-            let wait = jittered(cap);
-            let late = start.elapsed().saturating_add(wait) > self.policy.budget;
-            if tries >= self.policy.tries_max || late || !self.wait(wait) {
-                let waited_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-                return Err(StoreError::GaveUp { tries, waited_ms, source: Box::new(error) });
+            match backoff.next_wait() {
+                Some(wait) if self.wait(wait) => {}
+                _ => return Err(backoff.gave_up(error)),
             }
-            cap = cap.saturating_mul(2).min(self.policy.wait_max);
         }
-        unreachable!("tries_max is a u32, so the loop ends by it")
     }
 
     /// `false` if it was told to stop.
@@ -167,6 +193,14 @@ impl<S: Store> Store for Retry<S> {
 
     fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.run(|| self.inner.delete(key))
+    }
+
+    fn delete_many(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
+        self.run(|| self.inner.delete_many(keys))
+    }
+
+    fn traffic(&self) -> Option<Arc<Traffic>> {
+        self.inner.traffic()
     }
 
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::{files, pack, repository};
 use crate::store::fs::FsStore;
+use crate::store::s3::S3Config;
 use crate::store::{Location, Op, OpenError, Store, StoreError};
 use repo_format::id::SessionId;
 use repo_format::key::{ObjectKey, Prefix};
@@ -245,7 +246,7 @@ fn a_read_only_repository_can_be_read() {
     drop(store);
     mounted.remount_read_only();
 
-    let store = Location::Path(path.clone()).open().unwrap();
+    let store = Location::Path(path.clone()).open(&S3Config::default()).unwrap();
     assert_eq!(store.get(&pack(1), u64::MAX).unwrap(), vec![1; 100_000]);
     assert_eq!(store.get(&ObjectKey::Catalog(1), 100).unwrap(), b"catalog");
     assert_eq!(store.list_first(Prefix::Catalogs).unwrap(), Some(ObjectKey::Catalog(1)));
