@@ -116,11 +116,15 @@ impl Home {
         Cache::create(&folder, repository, memory_bytes, tuning, first)
     }
 
-    /// Gives the space back. A database that is open still may not go whole, and is marked.
+    /// Gives the space back. A database that is open still may not go whole, and is marked: again
+    /// if the mark went and the folder did not, for a compaction made a file just then.
     pub(super) fn clear(&self) -> io::Result<()> {
         for folder in self.databases()? {
             mark_damaged(&folder);
             remove(&folder);
+            if folder.exists() {
+                mark_damaged(&folder);
+            }
         }
         Ok(())
     }
