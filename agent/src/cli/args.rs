@@ -403,7 +403,8 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct CopyArgs {
-    /// The repository to copy to, made by `salvor init`: a directory, or file:///DIRECTORY
+    /// The repository to copy to, made by `salvor init`: a directory, file:///DIRECTORY, or
+    /// s3://BUCKET/PREFIX
     #[arg(long, env = "SALVOR_TO_REPO", value_name = "URL")]
     pub(crate) to: String,
 
