@@ -579,7 +579,9 @@ fn what_json_promises_is_there() {
     has(&entries[0], "entry", &["path", "kind", "mode", "uid", "gid", "size", "mtime_s"]);
     has(&lab.json(&["ls", "d@latest"]), "volume", &["size_bytes", "chunk_bytes"]);
     has(&lab.json(&["diff", "t@latest", "t@latest"]), "diff", &["added", "removed", "changed"]);
-    has(&lab.json(&["stats"]), "stats", &["names", "data_bytes", "chunks", "catalog"]);
+    has(&lab.json(&["stats"]), "stats", &["names", "data_bytes", "objects", "catalog"]);
+    assert!(lab.json(&["stats"]).get("price").is_none(), "a directory has no price");
+    has(&lab.json(&["stats", "--price", "wasabi"]), "stats", &["price", "object_bytes"]);
     let verified = ["clean", "problems", "damaged_snapshots", "checked"];
     has(&lab.json(&["verify", "--read-data"]), "verify", &verified);
     has(&lab.json(&["key", "list"]), "keys", &["slots"]);
@@ -645,7 +647,7 @@ fn help_and_completions_name_every_command_and_option() {
             ],
         ),
         ("prune", &["--dry-run", "--max-repack"]),
-        ("stats", &[]),
+        ("stats", &["--price", "--price-table"]),
         ("key", &["list", "add", "remove", "rotate"]),
     ] {
         assert!(top.contains(command), "{command} is missing from {top}");

@@ -157,6 +157,92 @@ fn a_terabyte_costs_few_requests_and_a_change_only_what_has_changed() {
     assert!(restore as u64 <= 100 + SIZE / (4 * MIB) + 20, "{restore} requests");
 }
 
+/// PUT-class, GET-class and DELETE, as providers charge them.
+fn charged(seen: &[Seen]) -> [u64; 3] {
+    let mut counts = [0; 3];
+    for Seen { method, target, .. } in seen {
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        let lists = query.contains("list-type=") || query.starts_with("uploads");
+        let class = match method.as_str() {
+            "DELETE" => 2,
+            "POST" if query.starts_with("delete") => 2,
+            "GET" if !lists => 1,
+            "HEAD" => 1,
+            _ => 0,
+        };
+        counts[class] += 1;
+    }
+    counts
+}
+
+#[test]
+fn every_long_command_reports_the_requests_that_the_server_saw() {
+    let bucket = bucket();
+    let proxy = Proxy::start(bucket.endpoint.as_ref().unwrap(), 1, Orders::default());
+    let lab = stocked(&bucket.through(&proxy.endpoint()), "cost");
+    lab.ok(&["--repo", "local", "init"]);
+    let stocked = lab.path("disk").metadata().unwrap().len();
+    for (line, bytes) in [
+        (&["backup", "disk", "--name", "disk"][..], "sent_bytes"),
+        (&["backup", "tree", "--name", "tree"], "sent_bytes"),
+        (&["restore", "disk@latest", "back"], "received_bytes"),
+        (&["restore", "tree@latest", "back-tree"], "received_bytes"),
+        (&["verify", "--read-data"], "received_bytes"),
+        (&["copy", "--to", "local"], "received_bytes"),
+        (&["prune"], "received_bytes"),
+        (&["stats"], "received_bytes"),
+    ] {
+        proxy.take_seen();
+        let json = lab.json(line);
+        let seen = charged(&proxy.take_seen());
+        let both = line[0] == "copy";
+        let told = if both { &json["requests"]["source"] } else { &json["requests"] };
+        let of = |field: &str| told[field].as_u64().unwrap_or_else(|| panic!("{line:?}: {json}"));
+        // A session ends behind the result: its register, and its heartbeat.
+        let told = [of("put_class"), of("get_class"), of("delete")];
+        for (told, seen) in told.into_iter().zip(seen) {
+            assert!((told..=told + 2).contains(&seen), "{line:?}: {told} told, {seen} seen");
+        }
+        assert!(of(bytes) > 0 && of(bytes) < 2 * stocked, "{line:?}: {json}");
+        if both {
+            assert!(json["requests"]["target"].is_null(), "{json}");
+        }
+    }
+    let text = lab.ok(&["restore", "disk@latest", "again"]).stdout;
+    assert!(text.contains("requests: "), "{text}");
+    let local = lab.json(&["--repo", "local", "verify"]);
+    assert!(local.get("requests").is_none(), "{local}");
+}
+
+#[test]
+fn stats_count_what_is_in_the_bucket_and_estimate_its_price() {
+    let bucket = bucket();
+    let lab = stocked(&bucket, "price");
+    lab.ok(&["backup", "disk", "--name", "disk"]);
+    let stats = lab.json(&["stats", "--price", "aws-standard"]);
+    let objects = stats["objects"].as_array().unwrap();
+    let sum: u64 = objects.iter().map(|row| row["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(stats["object_bytes"].as_u64(), Some(sum));
+    let packs = objects.iter().find(|row| row["folder"] == "p").unwrap();
+    assert_eq!(packs["bytes"].as_u64(), Some(lab.pack_bytes()));
+    let month = stats["price"]["storage_month"].as_f64().unwrap();
+    let wanted = f64::from(u32::try_from(sum).unwrap()) / f64::from(1 << 30) * 0.023;
+    assert!((month / wanted - 1.0).abs() < 1e-6, "{month} for {sum} bytes, not {wanted}");
+    let restore = &stats["price"]["restore"];
+    assert!(restore["egress"].as_f64() > restore["requests"].as_f64(), "{restore}");
+    assert!(lab.json(&["stats"]).get("price").is_none(), "nobody knows what this server costs");
+
+    let table = r#"[{"name": "aws-standard", "storage_gb_month": 1073741824}]"#;
+    fs::write(lab.path("prices"), table).unwrap();
+    let line = ["stats", "--price", "aws-standard", "--price-table", "prices"];
+    let month = lab.json(&line)["price"]["storage_month"].as_f64().unwrap();
+    assert!((month - f64::from(u32::try_from(sum).unwrap())).abs() < 1.0, "{month}");
+    assert!(lab.ok(&line).stdout.contains("list price, without tax"));
+    lab.run(&["stats", "--price", "nobody"]).expect(2).says(&["backblaze-b2", "aws-glacier-ir"]);
+    fs::write(lab.path("prices"), r#"[{"name": "x", "storage": 1}]"#).unwrap();
+    lab.run(&line).expect(1).says(&["price table", "prices", "storage"]);
+}
+
 /// Other bytes at the start of a file.
 fn overwrite(path: &std::path::Path, len: u64) {
     use std::io::{Seek, SeekFrom, Write};

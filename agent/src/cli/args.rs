@@ -140,8 +140,9 @@ pub(crate) enum Command {
     /// Copy snapshots into another repository: only what that one lacks
     #[command(after_long_help = COPY_HELP)]
     Copy(CopyArgs),
-    /// Show what the repository holds and what deduplication and compression save
-    Stats,
+    /// Show what the repository holds, what deduplication and compression save, and about what it
+    /// costs
+    Stats(StatsArgs),
     /// List and change the keys that open the repository
     Key(KeyArgs),
     /// Print a completion script for a shell
@@ -458,6 +459,19 @@ pub(crate) struct CopyArgs {
         hide = true
     )]
     pub(crate) checkpoint_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Estimate what storage and requests cost by this row of the price table, such as
+    /// aws-standard-ia or backblaze-b2 [default: by the provider and --storage-class, for buckets]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) price: Option<String>,
+
+    /// Prices to put over the built-in ones: a JSON list of {"name": …, "storage_gb_month": …,
+    /// "put_1000": …, "get_1000": …, "egress_gb": …, "retrieval_gb": …}, in US dollars
+    #[arg(long, env = "SALVOR_PRICE_TABLE", value_name = "FILE")]
+    pub(crate) price_table: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

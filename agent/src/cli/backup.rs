@@ -28,6 +28,7 @@ use super::batch::Batched;
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::paced::Paced;
+use super::requests;
 use super::snapshots::{self, parse_tags};
 use super::ui::{Status, saved_so_far};
 use super::units;
@@ -308,11 +309,13 @@ impl Run<'_> {
         let snapshot = writer.finish(snapshot, superseded)?;
         // Whoever opens the repository next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&repository));
-        let extra = json!({ "compression": compression, "tree": found.extra });
+        let mut extra = json!({ "compression": compression, "tree": found.extra });
+        requests::add(&mut extra, &**repository.store());
         report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);
         if args.compression.0 == Effort::Auto {
             context.ui.say(&format!("  compressed with {compression} by the end"));
         }
+        requests::say(context, "", &**repository.store());
         Ok(if complete { Exit::Done } else { Exit::Partial })
     }
 }

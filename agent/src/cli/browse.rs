@@ -28,6 +28,7 @@ use crate::tree::restore::restore_file;
 
 /// A snapshot held open for reading: collected by nobody meanwhile.
 pub(super) struct Opened {
+    pub(super) repository: Arc<Repository>,
     pub(super) snapshot: Snapshot,
     pub(super) reader: Reader,
     // Held for its drop.
@@ -41,7 +42,7 @@ pub(super) fn open(context: &Context, wanted: &str) -> Result<Opened, CliError> 
     let snapshot = view.find(wanted, context.cluster())?.clone();
     let (session, view) = pin(context, &repository, &snapshot, view)?;
     let reader = context.reader(&repository, &view)?;
-    Ok(Opened { snapshot, reader, _session: session })
+    Ok(Opened { repository, snapshot, reader, _session: session })
 }
 
 /// Opens a session that holds `snapshot`, and the view to read with: `view` itself where no

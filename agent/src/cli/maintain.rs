@@ -1,4 +1,4 @@
-//! `salvor forget`, `salvor prune`, `salvor stats`.
+//! `salvor forget`, `salvor prune`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use repo_format::id::SnapshotId;
 use repo_format::snapshot::Snapshot;
+use repository::Repository;
 use repository::gc::{self, PruneOptions, PruneReport, Watch};
 use repository::retention::{self, Decision, Policy};
-use repository::stats;
+use repository::store::Store;
 use repository::view::View;
-use repository::writer::sync_index;
-use repository::{Repository, RepositoryError};
 use serde_json::json;
 
 use super::args::{ForgetArgs, PruneArgs};
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::requests;
 use super::snapshots::{self, new_table, short};
 use super::units::{self, Share};
 
@@ -140,7 +140,7 @@ fn run_prune(
         packs: budget.packs,
     };
     let report = gc::prune(repository, &index, &options, &Watching(context))?;
-    show_report(context, &report, dry_run);
+    show_report(context, &**repository.store(), &report, dry_run);
     Ok(if report.missing_chunks > 0 { Exit::Damaged } else { Exit::Done })
 }
 
@@ -156,13 +156,14 @@ impl Watch for Watching<'_> {
     }
 }
 
-fn show_report(context: &Context, report: &PruneReport, dry_run: bool) {
+fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_run: bool) {
     let ui = &context.ui;
     let mut object = json!(report);
     if let Some(map) = object.as_object_mut() {
         map.insert("type".into(), json!("prune"));
         map.insert("dry_run".into(), json!(dry_run));
     }
+    requests::add(&mut object, store);
     ui.object(&object);
     ui.say(&format!(
         "{} in {} packs, of which snapshots need {}",
@@ -198,62 +199,11 @@ fn show_report(context: &Context, report: &PruneReport, dry_run: bool) {
     if report.fenced_sessions > 0 {
         ui.say(&format!("ended {} sessions whose process was gone", report.fenced_sessions));
     }
+    requests::say(context, "", store);
     if report.missing_chunks > 0 {
         ui.warn(&format!(
             "{} chunks that snapshots need are in no pack: run `salvor verify`",
             units::count(report.missing_chunks)
         ));
     }
-}
-
-pub(super) fn stats(context: &Context) -> Result<Exit, CliError> {
-    let repository = context.open()?;
-    let view = View::for_reading(&repository)?;
-    let index = context.index(&repository)?;
-    for problem in sync_index(&repository, &index, &view)? {
-        context.ui.warn(&problem);
-    }
-    let stats = stats::collect(&view, &index).map_err(|error: RepositoryError| error)?;
-    let mut object = json!(stats);
-    if let Some(map) = object.as_object_mut() {
-        map.insert("type".into(), json!("stats"));
-    }
-    context.ui.object(&object);
-    let mut table = new_table(&["Name", "Snapshots", "Newest", "All, full", "New", "Stored"]);
-    let (mut full, mut new, mut stored) = (0, 0, 0);
-    for (name, row) in &stats.names {
-        full += row.allocated_bytes;
-        new += row.new_plain_bytes;
-        stored += row.new_stored_bytes;
-        table.add_row([
-            name.clone(),
-            units::count(row.snapshots),
-            units::bytes(row.newest_logical_bytes),
-            units::bytes(row.allocated_bytes),
-            units::bytes(row.new_plain_bytes),
-            units::bytes(row.new_stored_bytes),
-        ]);
-    }
-    context.ui.say(&table.to_string());
-    let held = stats.data_bytes + stats.meta_bytes + stats.segment_bytes;
-    context.ui.say(&format!(
-        "\nstored     {} ({} content in {} packs, {} manifests, {} index), {} chunks",
-        units::bytes(held),
-        units::bytes(stats.data_bytes),
-        units::count(stats.data_packs),
-        units::bytes(stats.meta_bytes),
-        units::bytes(stats.segment_bytes),
-        units::count(stats.chunks),
-    ));
-    context.ui.say(&format!(
-        "saved by   deduplication {:.2}x, compression {:.2}x, together {:.2}x",
-        units::ratio(full, new),
-        units::ratio(new, stored),
-        units::ratio(full, held),
-    ));
-    if stats.condemned_bytes > 0 {
-        let waiting = units::bytes(stats.condemned_bytes);
-        context.ui.say(&format!("reclaimable {waiting} with the next prune"));
-    }
-    Ok(Exit::Done)
 }

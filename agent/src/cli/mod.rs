@@ -12,9 +12,11 @@ mod init;
 mod keys;
 mod maintain;
 mod paced;
+mod requests;
 mod restore;
 mod s3;
 mod snapshots;
+mod stats;
 mod ui;
 mod units;
 mod verify;
@@ -81,7 +83,7 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Forget(args) => maintain::forget(&context, &args),
         Command::Prune(args) => maintain::prune(&context, &args),
         Command::Copy(args) => copy::run(&context, &args),
-        Command::Stats => maintain::stats(&context),
+        Command::Stats(args) => stats::run(&context, &args),
         Command::Key(args) => keys::run(&context, &args),
         Command::Completion { .. } | Command::Man { .. } => Ok(Exit::Done),
     }

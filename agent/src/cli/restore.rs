@@ -14,7 +14,7 @@ use repository::RepositoryError;
 use repository::chunks::ChunkSource;
 use repository::reader::RANGE_BYTES_MAX;
 use repository::store::Location;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::RestoreArgs;
 use super::backup::issue_text;
@@ -22,6 +22,7 @@ use super::batch::Batched;
 use super::browse::{self, Opened, tree_path};
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::requests;
 use super::snapshots::short;
 use super::ui::Status;
 use super::units;
@@ -150,7 +151,7 @@ fn report_volume(
         ));
     }
     let issues: Vec<_> = outcome.issues.iter().map(issue_text).collect();
-    context.ui.object(&json!({
+    let object = json!({
         "type": "restore",
         "snapshot": opened.snapshot.id.to_string(),
         "seconds": seconds,
@@ -158,7 +159,8 @@ fn report_volume(
         "same_bytes": outcome.same_bytes,
         "fetched_bytes": outcome.fetched_bytes,
         "issues": issues,
-    }));
+    });
+    report_requests(context, opened, object);
 }
 
 /// Where a volume is restored to, and the mark that tells an unfinished restore from a file that
@@ -375,12 +377,21 @@ fn report_tree(
             units::counted(outcome.issues.count, "thing", "things")
         ));
     }
-    context.ui.object(&json!({
+    let object = json!({
         "type": "restore",
         "snapshot": opened.snapshot.id.to_string(),
         "seconds": seconds,
         "totals": totals,
         "issues": outcome.issues.named,
         "issue_count": outcome.issues.count,
-    }));
+    });
+    report_requests(context, opened, object);
+}
+
+/// What it took at the server, for people and as a part of the result.
+fn report_requests(context: &Context, opened: &Opened, mut object: Value) {
+    let store = opened.repository.store();
+    requests::say(context, "", &**store);
+    requests::add(&mut object, &**store);
+    context.ui.object(&object);
 }

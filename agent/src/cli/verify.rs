@@ -3,15 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use repo_format::id::SnapshotId;
+use repository::Repository;
 use repository::check::{self, VerifyOptions, VerifyReport};
 use repository::gc::Watch;
 use repository::repair;
+use repository::store::Store;
 use repository::view::View;
 use serde_json::json;
 
 use super::args::VerifyArgs;
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::requests;
 use super::ui::Status;
 use super::units;
 
@@ -34,7 +37,7 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, CliError
         context.ui.object(&json!({ "type": "repair", "report": report }));
     }
     let options = VerifyOptions {
-        snapshots: wanted(context, args)?,
+        snapshots: wanted(context, &repository, args)?,
         read_data: args.read_data.map(|share| share.0),
         threads: context.threads(),
         witness,
@@ -50,15 +53,19 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, CliError
     let report = context
         .ui
         .watch("verify", status, || check::verify(&repository, &index, &options, &watch))?;
-    show(context, &report);
+    show(context, &**repository.store(), &report);
     Ok(if report.is_clean() { Exit::Done } else { Exit::Damaged })
 }
 
-fn wanted(context: &Context, args: &VerifyArgs) -> Result<Option<Vec<SnapshotId>>, CliError> {
+fn wanted(
+    context: &Context,
+    repository: &Repository,
+    args: &VerifyArgs,
+) -> Result<Option<Vec<SnapshotId>>, CliError> {
     if args.snapshots.is_empty() {
         return Ok(None);
     }
-    let view = View::for_reading(&*context.open()?)?;
+    let view = View::for_reading(repository)?;
     let ids: Result<Vec<SnapshotId>, CliError> =
         args.snapshots.iter().map(|wanted| Ok(view.find(wanted, context.cluster())?.id)).collect();
     ids.map(Some)
@@ -85,13 +92,14 @@ impl Watch for Watching<'_> {
     }
 }
 
-fn show(context: &Context, report: &VerifyReport) {
+fn show(context: &Context, store: &dyn Store, report: &VerifyReport) {
     let ui = &context.ui;
     let mut object = json!(report);
     if let Some(map) = object.as_object_mut() {
         map.insert("type".into(), json!("verify"));
         map.insert("clean".into(), json!(report.is_clean()));
     }
+    requests::add(&mut object, store);
     ui.object(&object);
     let checked = &report.checked;
     ui.say(&format!(
@@ -110,6 +118,7 @@ fn show(context: &Context, report: &VerifyReport) {
             units::count(checked.chunks_read),
         ));
     }
+    requests::say(context, "", store);
     for note in &report.notes {
         ui.note(note);
     }

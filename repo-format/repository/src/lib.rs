@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod check;
 pub mod chunks;
 pub mod copy;
+pub mod cost;
 pub mod effort;
 mod error;
 pub mod gc;

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use repo_format::key::Prefix;
 use repo_format::pack::PackKind;
 use serde::Serialize;
 
 use crate::RepositoryError;
+use crate::cost::Holding;
 use crate::index::{Index, PackState};
+use crate::store::{Store, StoreError};
 use crate::view::View;
 
 /// Numbers of one volume name.
@@ -96,4 +99,101 @@ pub fn collect(view: &View, index: &Index) -> Result<Stats, RepositoryError> {
         ControlFlow::Continue(())
     })?;
     Ok(stats)
+}
+
+/// Objects of one kind, as they are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KindStats {
+    /// Their kind, for people.
+    pub kind: &'static str,
+    /// Their folder.
+    pub folder: &'static str,
+    /// How many there are.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Counts the objects that are there, whoever needs them, by listing all folders at once: with S3
+/// one request for each thousand objects. The config, a single object, is in no folder.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn census(store: &dyn Store) -> Result<Vec<KindStats>, StoreError> {
+    std::thread::scope(|scope| {
+        let lists = Prefix::ALL.map(|prefix| scope.spawn(move || count(store, prefix)));
+        lists
+            .into_iter()
+            .map(|list| list.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn count(store: &dyn Store, prefix: Prefix) -> Result<KindStats, StoreError> {
+    let kind = match prefix {
+        Prefix::KeySlots => "key slots",
+        Prefix::Catalogs => "catalogs",
+        Prefix::CatalogPages => "snapshot lists",
+        Prefix::Sessions => "sessions",
+        Prefix::Commits => "commits",
+        Prefix::Heartbeats => "heartbeats",
+        Prefix::Packs => "packs",
+        Prefix::Segments => "index",
+    };
+    let mut stats = KindStats { kind, folder: prefix.folder(), objects: 0, bytes: 0 };
+    store.list(prefix, &mut |listed| {
+        stats.objects += 1;
+        stats.bytes += listed.size_bytes;
+        Ok(())
+    })?;
+    Ok(stats)
+}
+
+/// What prices are charged for.
+pub fn holding(census: &[KindStats]) -> Holding {
+    let of = |prefix: Prefix| census.iter().find(|row| row.folder == prefix.folder());
+    Holding {
+        packs: of(Prefix::Packs).map_or(0, |row| row.objects),
+        pack_bytes: of(Prefix::Packs).map_or(0, |row| row.bytes),
+        segments: of(Prefix::Segments).map_or(0, |row| row.objects),
+        bytes: census.iter().map(|row| row.bytes).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use repo_format::id::{PackName, SessionId};
+    use repo_format::key::ObjectKey;
+
+    use super::*;
+    use crate::store::Memory;
+    use crate::store::wrap::Metered;
+
+    #[test]
+    fn every_object_is_counted_once_with_one_listing_a_kind() {
+        let store = Metered::new(Memory::default());
+        let meter = store.meter();
+        let session = SessionId([1; 16]);
+        let name = |counter| PackName { session, counter };
+        for (key, len) in [
+            (ObjectKey::Pack(name(1)), 100),
+            (ObjectKey::Pack(name(2)), 50),
+            (ObjectKey::Segment(name(3)), 7),
+            (ObjectKey::Session(session), 3),
+        ] {
+            store.put_new(&key, &vec![0; len]).unwrap();
+        }
+        let census = census(&store).unwrap();
+        let wanted = Holding { packs: 2, pack_bytes: 150, segments: 1, bytes: 160 };
+        assert_eq!(holding(&census), wanted);
+        assert_eq!(census.len(), Prefix::ALL.len());
+        let rows = meter.read().rows;
+        let asked: u64 = rows
+            .iter()
+            .filter(|row| row.op == crate::store::Op::List)
+            .map(|row| row.requests)
+            .sum();
+        assert_eq!(asked, Prefix::ALL.len() as u64);
+    }
 }

@@ -13,7 +13,7 @@ use super::args::CopyArgs;
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::snapshots::parse_tags;
-use super::units;
+use super::{requests, units};
 use link::{Link, Secrets};
 use repository::copy::Selection;
 use round::{Outcome, Plan};
@@ -65,6 +65,8 @@ fn summarise(context: &Context, link: &Link, outcome: &Outcome, started: Instant
             units::counted(outcome.damaged.len() as u64, "snapshot", "snapshots")
         ));
     }
+    requests::say(context, "source ", &**link.source.store());
+    requests::say(context, "target ", &**link.target.store());
     let damaged: Vec<_> = outcome
         .damaged
         .iter()
@@ -81,5 +83,6 @@ fn summarise(context: &Context, link: &Link, outcome: &Outcome, started: Instant
         "manifest_bytes": outcome.manifest_bytes,
         "stored_bytes": outcome.stored_bytes,
         "seconds": seconds,
+        "requests": requests::of_both(&**link.source.store(), &**link.target.store()),
     }));
 }

@@ -27,7 +27,7 @@ pub use fs::{DIRECT_ALIGN_BYTES, DIRECT_READ_MIN_BYTES, DIRECT_WRITE_MIN_BYTES, 
 pub use location::{Location, OpenError};
 pub use memory::Memory;
 pub use refusal::Refusal;
-pub use traffic::{Action, Traffic, TrafficRow};
+pub use traffic::{Action, Class, Totals, Traffic, TrafficRow};
 
 /// What [`Store::list`] says about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,6 +53,38 @@ impl Action {
     }
 }
 
+/// What providers charge by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// PUT, POST, COPY and LIST.
+    Put,
+    /// GET and HEAD.
+    Get,
+    /// DELETE and giving up uploads: free with nearly all.
+    Delete,
+}
+
+impl Action {
+    /// What it is charged as.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::GetObject | Self::HeadObject => Class::Get,
+            Self::PutObject
+            | Self::CreateMultipartUpload
+            | Self::UploadPart
+            | Self::CompleteMultipartUpload
+            | Self::ListObjectsV2
+            | Self::ListMultipartUploads => Class::Put,
+            Self::AbortMultipartUpload | Self::DeleteObject | Self::DeleteObjects => Class::Delete,
+        }
+    }
+
+    /// Whether the bytes that move are the server's rather than ours.
+    const fn receives(self) -> bool {
+        matches!(self, Self::GetObject)
+    }
+}
+
 impl std::fmt::Display for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Debug::fmt(self, f)
@@ -73,6 +105,7 @@ struct Cell {
     requests: AtomicU64,
     failures: AtomicU64,
     slow_downs: AtomicU64,
+    moved_bytes: AtomicU64,
 }
 
 /// What was asked of one kind of object with one action.
@@ -88,6 +121,24 @@ pub struct TrafficRow {
     pub failures: u64,
     /// Those among them that the server answered with a demand to slow down.
     pub slow_downs: u64,
+    /// Bytes of bodies that moved, those of tries that failed among them. What comes with answers
+    /// to listings and such is not counted.
+    pub moved_bytes: u64,
+}
+
+/// Requests by what they are charged as, and bytes of bodies by where they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Totals {
+    /// [`Class::Put`].
+    pub put_class: u64,
+    /// [`Class::Get`].
+    pub get_class: u64,
+    /// [`Class::Delete`].
+    pub delete: u64,
+    /// To the server.
+    pub sent_bytes: u64,
+    /// From the server.
+    pub received_bytes: u64,
 }
 
 /// How a request ended.
@@ -100,12 +151,19 @@ pub(crate) enum Ending {
 }
 
 impl Traffic {
-    pub(crate) fn count(&self, action: Action, kind: Option<Prefix>, ending: Ending) {
+    pub(crate) fn count(
+        &self,
+        action: Action,
+        kind: Option<Prefix>,
+        ending: Ending,
+        moved_bytes: u64,
+    ) {
         let column = Prefix::ALL.iter().position(|one| Some(*one) == kind).unwrap_or(KINDS - 1);
         let Some(cell) = self.cells.get(action as usize).and_then(|row| row.get(column)) else {
             return;
         };
         cell.requests.fetch_add(1, Ordering::Relaxed);
+        cell.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
         if ending != Ending::Answered {
             cell.failures.fetch_add(1, Ordering::Relaxed);
         }
@@ -126,6 +184,7 @@ impl Traffic {
                     requests: read(&cell.requests),
                     failures: read(&cell.failures),
                     slow_downs: read(&cell.slow_downs),
+                    moved_bytes: read(&cell.moved_bytes),
                 };
                 if row.requests > 0 {
                     rows.push(row);
@@ -138,6 +197,24 @@ impl Traffic {
     /// All requests together.
     pub fn requests(&self) -> u64 {
         self.read().iter().map(|row| row.requests).sum()
+    }
+
+    /// What was counted so far, of all kinds of objects together.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for row in self.read() {
+            *match row.action.class() {
+                Class::Put => &mut totals.put_class,
+                Class::Get => &mut totals.get_class,
+                Class::Delete => &mut totals.delete,
+            } += row.requests;
+            *if row.action.receives() {
+                &mut totals.received_bytes
+            } else {
+                &mut totals.sent_bytes
+            } += row.moved_bytes;
+        }
+        totals
     }
 }
 
@@ -155,10 +232,10 @@ mod tests {
     #[test]
     fn requests_are_counted_by_action_and_kind() {
         let traffic = Traffic::default();
-        traffic.count(Action::PutObject, Some(Prefix::Packs), Ending::Answered);
-        traffic.count(Action::PutObject, Some(Prefix::Packs), Ending::SlowDown);
-        traffic.count(Action::UploadPart, Some(Prefix::Packs), Ending::Failed);
-        traffic.count(Action::GetObject, None, Ending::Answered);
+        traffic.count(Action::PutObject, Some(Prefix::Packs), Ending::Answered, 7);
+        traffic.count(Action::PutObject, Some(Prefix::Packs), Ending::SlowDown, 2);
+        traffic.count(Action::UploadPart, Some(Prefix::Packs), Ending::Failed, 1);
+        traffic.count(Action::GetObject, None, Ending::Answered, 5);
         let rows = traffic.read();
         let of = |action| *rows.iter().find(|row| row.action == action).unwrap();
         let put = of(Action::PutObject);
@@ -166,5 +243,22 @@ mod tests {
         assert_eq!((of(Action::UploadPart).failures, of(Action::UploadPart).slow_downs), (1, 0));
         assert_eq!(of(Action::GetObject).kind, "-");
         assert_eq!((rows.len(), traffic.requests()), (3, 4));
+    }
+
+    #[test]
+    fn requests_and_bytes_add_up_to_what_is_charged() {
+        let traffic = Traffic::default();
+        for (place, action) in Action::ALL.into_iter().enumerate() {
+            traffic.count(action, None, Ending::Answered, 1 << place);
+        }
+        let totals = traffic.totals();
+        assert_eq!((totals.put_class, totals.get_class, totals.delete), (6, 2, 3));
+        // The body of the one GET came, everything else went.
+        assert_eq!((totals.sent_bytes, totals.received_bytes), ((1 << 11) - 2, 1));
+        for action in Action::ALL {
+            let free =
+                action.to_string().starts_with("Delete") || action.to_string().starts_with("Abort");
+            assert_eq!(action.class() == Class::Delete, free, "{action}");
+        }
     }
 }

@@ -80,7 +80,9 @@ pub(super) async fn upload<T, F: Future<Output = T>>(
     send: impl FnOnce(ByteStream) -> F,
 ) -> T {
     if body.len() <= SMALL_BYTES && pause.is_none() {
-        return send(ByteStream::from(body.to_vec())).await;
+        let answer = send(ByteStream::from(body.to_vec())).await;
+        progress.add(body.len());
+        return answer;
     }
     let (feed, queue) = mpsc::channel(PIECES);
     let pieces = Pieces { queue, left: body.len() as u64 };

@@ -52,13 +52,14 @@ pub struct S3Config {
 }
 
 impl S3Config {
+    /// Who runs the server: as given, else by the endpoint.
+    pub fn provider(&self) -> Provider {
+        self.provider.unwrap_or_else(|| Provider::of_endpoint(self.endpoint.as_deref()))
+    }
+
     /// What the provider needs, with what was chosen in its place.
     pub(super) fn quirks(&self) -> Quirks {
-        let provider = self.provider.unwrap_or_else(|| {
-            let given = self.endpoint.as_deref();
-            Provider::of_endpoint(given)
-        });
-        let quirks = provider.quirks();
+        let quirks = self.provider().quirks();
         Quirks {
             checksum: self.checksum.unwrap_or(quirks.checksum),
             path_style: self.path_style.unwrap_or(quirks.path_style),
@@ -94,6 +95,13 @@ impl std::fmt::Debug for StaticCredentials {
 /// A storage class whose objects can be read at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageClass(String);
+
+impl StorageClass {
+    /// As the server calls it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
 
 impl std::str::FromStr for StorageClass {
     type Err = &'static str;

@@ -124,7 +124,7 @@ impl Link {
             Ending::SlowDown => self.limiter.slow_down(),
             Ending::Failed => {}
         }
-        self.traffic.count(call.action, call.kind, ending);
+        self.traffic.count(call.action, call.kind, ending, progress.moved());
         answer
     }
 
