@@ -15,7 +15,7 @@ pub use data::{change_image, change_tree, make_image, make_tree, noise_file};
 pub use machine::{Device, Mount, as_nobody, privileged, run};
 pub use measure::{SETTINGS, Setting, measured};
 pub use rng::{Rng, seed};
-pub use salvor::{Ended, Lab, Running, Stored, binary, example};
+pub use salvor::{Ended, Lab, Running, Stored, binary, example, shifted_clock};
 
 /// Whether to run at full length.
 pub fn soak() -> bool {

@@ -1,6 +1,7 @@
 //! A real S3 server: one for each test program, started when it is first needed, or another one
 //! that the environment names. See `tests/s3/README.md`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,6 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+use aws_smithy_http_client::tls::Provider as Tls;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use repo_format::key::Prefix;
 use repository::store::Store;
 use repository::store::s3::{Provider, S3Config, S3Store, StaticCredentials};
@@ -95,12 +101,17 @@ impl Bucket {
 
     /// An empty store under a prefix of its own.
     pub fn store(&self, test: &str) -> S3Store {
-        S3Store::open(&self.bucket, &Self::prefix(test), &self.config()).unwrap()
+        self.store_at(&Self::prefix(test))
+    }
+
+    /// A store under this prefix.
+    pub fn store_at(&self, prefix: &str) -> S3Store {
+        S3Store::open(&self.bucket, prefix, &self.config()).unwrap()
     }
 
     /// The objects of a repository under this prefix.
     pub fn stored(&self, prefix: &str) -> Stored {
-        let store = S3Store::open(&self.bucket, prefix, &self.config()).unwrap();
+        let store = self.store_at(prefix);
         let mut stored = Stored::new();
         for folder in Prefix::ALL {
             let files = stored.entry(folder.folder().to_owned()).or_default();
@@ -114,6 +125,36 @@ impl Bucket {
                 .unwrap();
         }
         stored
+    }
+
+    /// The name of every object below this prefix, whoever made it, as the server lists it.
+    pub fn names(&self, prefix: &str) -> BTreeSet<String> {
+        let client = self.client();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let below = format!("{prefix}/");
+        let request = client.list_objects_v2().bucket(&self.bucket).prefix(&below);
+        let objects = request.into_paginator().send();
+        let pages = runtime.block_on(objects.try_collect()).unwrap();
+        let mut names = BTreeSet::new();
+        for object in pages.iter().flat_map(ListObjectsV2Output::contents) {
+            names.insert(object.key().unwrap().strip_prefix(&below).unwrap().to_owned());
+        }
+        names
+    }
+
+    /// A client of the SDK: nothing of ours.
+    fn client(&self) -> Client {
+        let tls = Tls::Rustls(CryptoMode::Ring);
+        let token = self.token.clone();
+        let credentials = Credentials::new(&self.key, &self.secret, token, None, "test");
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(aws_smithy_http_client::Builder::new().tls_provider(tls).build_https())
+            .region(Region::new(self.region.clone()))
+            .credentials_provider(credentials)
+            .force_path_style(self.endpoint.is_some());
+        config.set_endpoint_url(self.endpoint.clone());
+        Client::from_conf(config.build())
     }
 
     /// What the program has to have in its environment.

@@ -1,16 +1,17 @@
 //! The real program, with a repository, cache and home of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use repository::store::{FsStore, Store};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,6 +34,13 @@ pub fn binary() -> &'static Path {
 /// A helper program of this crate's `examples/`, built if it is older than its source.
 pub fn example(name: &str) -> PathBuf {
     build(&["--package", "tests", "--example", name]).join("examples").join(name)
+}
+
+/// The library that gives a program a wrong clock: for `LD_PRELOAD`. How wrong it is, in seconds,
+/// is in `SALVOR_TEST_CLOCK_SHIFT`.
+pub fn shifted_clock() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| example("shifted_clock").with_file_name("libshifted_clock.so"))
 }
 
 /// Builds with the profile of this test program. Returns the folder of what was built.
@@ -181,6 +189,30 @@ impl Lab {
             }
         }
         stored
+    }
+
+    /// Whether the repository is in a bucket.
+    pub const fn is_in_bucket(&self) -> bool {
+        self.bucket.is_some()
+    }
+
+    /// The repository's store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        match &self.bucket {
+            Some((bucket, prefix)) => Arc::new(bucket.store_at(prefix)),
+            None => Arc::new(FsStore::open(&self.repo).unwrap()),
+        }
+    }
+
+    /// Everything that is where the repository is, whoever made it: paths of files, or names of
+    /// objects.
+    pub fn names(&self) -> BTreeSet<String> {
+        if let Some((bucket, prefix)) = &self.bucket {
+            return bucket.names(prefix);
+        }
+        let mut files = BTreeMap::new();
+        list_files(&self.repo, &self.repo, &mut files);
+        files.into_keys().collect()
     }
 
     /// Bytes of all stored packs.

@@ -318,3 +318,24 @@ fn a_device_is_backed_up_and_restored_like_a_file() {
     lab.ok(&["restore", "latest", "file"]);
     assert!(same_bytes(&one.path, &lab.path("file")));
 }
+
+#[test]
+fn once_all_is_forgotten_no_index_segment_is_left() {
+    let lab = Lab::new();
+    for seed in 0..3 {
+        make_image(&lab.path("disk"), seed, 2 * MIB);
+        lab.ok(&["backup", "disk"]);
+    }
+    let all = lab.snapshots();
+    lab.ok(&["forget", &all[0], &all[1], &all[2]]);
+    // The first empties the index, the second removes what that replaced.
+    for _ in 0..2 {
+        lab.ok(&["prune"]);
+    }
+    let stored = lab.stored();
+    for folder in ["p", "x", "ses", "com"] {
+        assert!(stored[folder].is_empty(), "{folder}: {:?}", stored[folder]);
+    }
+    lab.ok(&["backup", "disk"]);
+    lab.verify();
+}

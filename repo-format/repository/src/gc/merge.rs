@@ -32,7 +32,9 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
     let catalog = &view.head.catalog;
     let mut small: Vec<SegmentRef> =
         catalog.segments.iter().filter(|segment| segment.entries < SMALL).copied().collect();
-    let burdened = catalog.dead.len() > 64;
+    // Of what no snapshot is left to need no segment may stay.
+    let is_empty = view.root_snapshots().next().is_none();
+    let burdened = catalog.dead.len() > 64 || is_empty && !catalog.dead.is_empty();
     if small.len() < MANY_SMALL && !burdened {
         return Ok(0);
     }
