@@ -65,6 +65,11 @@ const AWS: Price = Price { egress_gb: 0.09, as_of: Cow::Borrowed("2025-10"), ..F
 
 /// List prices without tax, the first tier of each, free allowances left out.
 ///
+/// Only those of Cloudflare and Google were read on the provider's own page. AWS storage and the
+/// requests of its standard class are from a copy of its price data; its egress is given there as
+/// approximate; requests and retrieval of its other classes have no source that was read. Backblaze
+/// and Wasabi are from third parties. The pages below are where to check them.
+///
 /// * AWS: US East (N. Virginia), <https://aws.amazon.com/s3/pricing/>.
 /// * Backblaze: <https://www.backblaze.com/cloud-storage/transaction-pricing>. Uploads are free;
 ///   1,000 listings are $0.004, which is left out. Three times what is stored may leave for nothing
@@ -143,7 +148,7 @@ pub const LIST: [Price; 9] = [
         put_1000: 0.005,
         get_1000: 0.0004,
         egress_gb: 0.12,
-        as_of: Cow::Borrowed("2025"),
+        as_of: Cow::Borrowed("undated"),
         ..FREE
     },
     Price {
