@@ -1,4 +1,4 @@
-//! How hard data is compressed: by what the run waits for, and for good.
+//! Effort that pays: how hard data is compressed, and that what is done is not done again.
 #![expect(clippy::unwrap_used, reason = "a failure is a panic")]
 
 use std::fs;
@@ -14,7 +14,7 @@ use repository::effort::Effort;
 use repository::packer::PackOptions;
 use repository::store::{Listed, Memory, Store, StoreError, Strangers, Swept};
 use repository::writer::{Writer, WriterOptions};
-use tests::support::{Lab, MIB, Rng, repository as lib, scratch, seed};
+use tests::support::{Lab, MIB, Rng, make_image, repository as lib, scratch, seed};
 
 /// A store at the end of a thin line: each pack takes its time.
 #[derive(Debug)]
@@ -123,4 +123,31 @@ fn a_repack_keeps_what_was_compressed_hard_as_small_as_it_was() {
     lab.verify();
     let quarter = lab.pack_bytes();
     assert!(quarter < all * 3 / 10, "{quarter} of {all} bytes for a quarter of the data");
+}
+
+#[test]
+fn a_prune_that_has_nothing_to_do_writes_nothing() {
+    let lab = Lab::new();
+    make_image(&lab.path("disk"), 9, 32 * MIB);
+    lab.ok(&[
+        "backup",
+        "disk",
+        "--name",
+        "disk",
+        "--bandwidth",
+        "24M",
+        "--checkpoint-seconds",
+        "0",
+    ]);
+    for _ in 0..2 {
+        lab.json(&["prune"]);
+    }
+    let packs_and_segments = || {
+        let stored = lab.stored();
+        ["p", "x"].map(|folder| stored.get(folder).cloned().unwrap_or_default())
+    };
+    let settled = packs_and_segments();
+    let again = lab.json(&["prune"]);
+    assert_eq!(again["repacked_packs"], 0, "{again}");
+    assert_eq!(packs_and_segments(), settled);
 }

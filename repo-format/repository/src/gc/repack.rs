@@ -19,7 +19,10 @@ pub(crate) fn choose<'a>(
 ) -> Vec<u32> {
     let share = |pack: &PackMarks| ratio(pack.needed_bytes, pack.row.bytes.into());
     let mut candidates: Vec<(u32, f64, u64)> = packs
-        .filter(|(_, pack)| pack.needed_chunks > 0 && share(pack) < live_below)
+        // A pack of which every chunk is needed has only its table and padding besides, and what
+        // it is written to has those too: each prune would write it anew, for ever.
+        .filter(|(_, pack)| (1..pack.row.chunks).contains(&pack.needed_chunks))
+        .filter(|(_, pack)| share(pack) < live_below)
         .map(|(number, pack)| (*number, share(pack), pack.needed_bytes))
         .collect();
     candidates.sort_by(|a, b| a.1.total_cmp(&b.1));
