@@ -231,7 +231,7 @@ fn remove(path: &Path) {
 fn a_kill_at_any_moment_loses_nothing_that_was_reported_and_the_next_run_goes_on() {
     let seed = seed("crash");
     let (wanted, image_bytes, files) =
-        if soak() { (200, 64 * MIB, 400) } else { (24, 24 * MIB, 120) };
+        if soak() { (200, 256 * MIB, 2000) } else { (24, 24 * MIB, 120) };
     let mut scene = Scene::new(seed, image_bytes, files);
     let mut turns = 0;
     while scene.kills < wanted {
