@@ -186,7 +186,11 @@ fn confirm(at: &At, steps: &mut Steps) {
     at.end(Action::Confirm, carried, next, steps);
 }
 
+/// A reader takes its record away; who may not delete writes its register instead.
 fn unpin(at: &At, steps: &mut Steps) {
+    let mut next = *at.state;
+    next.now.sessions[at.session] = 0;
+    at.go(Action::Unpin, Phase::Done, next, steps);
     let mut next = *at.state;
     if next.now.registers[at.session] == Register::Absent {
         next.now.registers[at.session] = Register::Commit;

@@ -68,6 +68,7 @@ pub fn prune_options() -> PruneOptions {
         dry_run: false,
         max_repack: 1.0,
         live_below: 0.9,
+        keep_unfinished: repository::retention::UNFINISHED_KEPT,
         fence_after: Duration::from_mins(15),
         memory_file: None,
         cluster: ClusterId::NONE,

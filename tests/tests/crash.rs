@@ -253,10 +253,9 @@ fn a_kill_at_any_moment_loses_nothing_that_was_reported_and_the_next_run_goes_on
     assert_eq!(scene.lab.pack_bytes(), 0, "nothing is needed, and this is left");
 }
 
-/// Kills a backup once it has made some checkpoints. What they have is not stored again, and what
-/// came after is gone with the next prune.
+/// Runs a backup until it has made some checkpoints, and kills it.
 #[track_caller]
-fn assert_goes_on(lab: &Lab, line: &[&str], source_bytes: u64) {
+fn kill_after_checkpoints(lab: &Lab, line: &[&str]) {
     let running = lab.start(line);
     let checkpoints = || lab.stored().get("com").map_or(0, BTreeMap::len);
     while checkpoints() < 4 && !running.has_ended() {
@@ -264,6 +263,13 @@ fn assert_goes_on(lab: &Lab, line: &[&str], source_bytes: u64) {
     }
     let (killed, ended) = running.kill_after(Duration::ZERO);
     assert!(killed, "it was too quick to be killed: {ended}");
+}
+
+/// Kills a backup once it has made some checkpoints. What they have is not stored again, and what
+/// came after is gone with the next prune.
+#[track_caller]
+fn assert_goes_on(lab: &Lab, line: &[&str], source_bytes: u64) {
+    kill_after_checkpoints(lab, line);
     let kept_bytes = lab.json(&["stats"])["data_bytes"].as_u64().unwrap();
     assert!(lab.snapshots().is_empty(), "a checkpoint is no snapshot");
     let stored_bytes = lab.pack_bytes();
@@ -306,4 +312,71 @@ fn a_killed_backup_of_a_tree_does_not_store_again_what_a_checkpoint_has() {
     assert_goes_on(&lab, &line, total);
     lab.ok(&["restore", "latest", "back"]);
     assert_same_tree(&lab.path("tree"), &lab.path("back"));
+}
+
+#[test]
+fn what_a_killed_backup_left_is_shown_and_goes_when_nobody_goes_on_from_it() {
+    let lab = Lab::new();
+    noise_file(&lab.path("disk"), 5, 48 * MIB);
+    let line = ["backup", "disk", "--name=disk", "--bandwidth=16M", "--checkpoint-seconds=0"];
+    let unfinished = || {
+        let listed = lab.json(&["snapshots", "--unfinished"]);
+        listed["unfinished"].as_array().unwrap().clone()
+    };
+    kill_after_checkpoints(&lab, &line);
+    let left = unfinished();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!((&left[0]["name"], &left[0]["run"]), (&"disk".into(), &"stopped".into()));
+    let young = lab.json(&["prune"]);
+    assert_eq!(young["forgotten_checkpoints"], 0, "it may go on for a week");
+    assert_eq!(unfinished().len(), 1);
+
+    let would = lab.json(&["prune", "--unfinished-days", "0", "--dry-run"]);
+    assert_eq!((&would["forgotten_checkpoints"], &would["needed_bytes"]), (&1.into(), &0.into()));
+    assert_eq!(unfinished().len(), 1, "a dry run forgets nothing");
+    let done = lab.json(&["prune", "--unfinished-days", "0"]);
+    assert_eq!(done["forgotten_checkpoints"], 1, "{done}");
+    lab.assert_tidy();
+    assert_eq!(lab.pack_bytes(), 0);
+
+    kill_after_checkpoints(&lab, &line);
+    let id = unfinished()[0]["snapshot"].as_str().unwrap().to_owned();
+    lab.ok(&["forget", &id[..12]]);
+    assert!(unfinished().is_empty());
+    lab.assert_tidy();
+    assert_eq!(lab.pack_bytes(), 0);
+}
+
+#[test]
+fn what_a_running_backup_has_stored_cannot_be_forgotten_under_it() {
+    let lab = Lab::new();
+    noise_file(&lab.path("disk"), 5, 48 * MIB);
+    let running = lab.start(&["backup", "disk", "--bandwidth", "16M", "--checkpoint-seconds", "0"]);
+    while lab.stored().get("com").map_or(0, BTreeMap::len) < 2 && !running.has_ended() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let listed = lab.json(&["snapshots", "--unfinished"]);
+    let checkpoint = &listed["unfinished"][0];
+    assert_eq!(checkpoint["run"], "running", "{listed}");
+    let id = checkpoint["snapshot"].as_str().unwrap();
+    // The next checkpoint may have taken its place meanwhile.
+    let refused = lab.run(&["forget", id]).expect(1);
+    assert!(refused.stderr.contains("stop it first") || refused.stderr.contains("no snapshot"));
+    let pruned = lab.json(&["prune", "--unfinished-days", "0"]);
+    assert_eq!(pruned["forgotten_checkpoints"], 0, "{pruned}");
+    drop(running);
+}
+
+#[test]
+fn a_reader_leaves_nothing_behind() {
+    let lab = Lab::new();
+    noise_file(&lab.path("disk"), 5, MIB);
+    lab.ok(&["backup", "disk"]);
+    let before = lab.names();
+    for _ in 0..3 {
+        lab.ok(&["restore", "latest", "back"]);
+        lab.ok(&["verify", "--read-data"]);
+        fs::remove_file(lab.path("back")).unwrap();
+    }
+    assert_eq!(lab.names(), before);
 }

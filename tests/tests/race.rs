@@ -126,7 +126,10 @@ fn a_key_rotation_during_a_backup_disturbs_neither() {
     make_image(&lab.path("disk"), 9, 32 * MIB);
     let line = ["backup", "disk", "--bandwidth", "16M", "--checkpoint-seconds", "0", "--json"];
     let backup = lab.start(&line);
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    // Once it has committed a checkpoint it is in the middle.
+    while lab.stored().get("com").map_or(0, BTreeMap::len) == 0 && !backup.has_ended() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     fs::write(lab.path("new-key"), [9; 40]).unwrap();
     lab.ok(&["key", "rotate", "--new-key-file", "new-key"]);
     backup.wait().expect(0);

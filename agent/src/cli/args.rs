@@ -241,6 +241,11 @@ pub(crate) struct SnapshotsArgs {
     /// Only those with this label; may be given several times
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     pub(crate) tags: Vec<String>,
+
+    /// What backups that go on or were killed have stored so far, instead of snapshots. The next run of
+    /// the same backup goes on from it
+    #[arg(long)]
+    pub(crate) unfinished: bool,
 }
 
 #[derive(Debug, Args)]
@@ -320,7 +325,7 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ForgetArgs {
-    /// Forget these snapshots instead of applying a policy
+    /// Forget these snapshots, or unfinished ones of runs that were killed, instead of applying a policy
     #[arg(conflicts_with_all = ["keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"])]
     pub(crate) snapshots: Vec<String>,
 
@@ -358,6 +363,9 @@ pub(crate) struct ForgetArgs {
     /// Prune afterwards
     #[arg(long)]
     pub(crate) prune: bool,
+
+    #[command(flatten)]
+    pub(crate) pruning: Pruning,
 }
 
 #[derive(Debug, Args)]
@@ -366,9 +374,19 @@ pub(crate) struct PruneArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
+    #[command(flatten)]
+    pub(crate) pruning: Pruning,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pruning {
     /// Write at most this share of the repository again to reclaim space inside packs
     #[arg(long, value_name = "PERCENT", default_value = "10%")]
     pub(crate) max_repack: Share,
+
+    /// Forget what a killed backup left if no run has gone on from it for so many days
+    #[arg(long, value_name = "DAYS", default_value = "7")]
+    pub(crate) unfinished_days: u64,
 
     /// Take a session on another machine for dead if it shows no sign of life for this long, in
     /// minutes

@@ -272,7 +272,8 @@ impl Run<'_> {
 
     /// Keeps what was stored so far, and says how to go on.
     fn interrupted(&self, root: ChunkId) -> CliError {
-        let kept = self.writer.checkpoint(Snapshot { root, ..self.record.clone() });
+        let finished_ns = now_ns();
+        let kept = self.writer.checkpoint(Snapshot { root, finished_ns, ..self.record.clone() });
         let stored = units::bytes(self.writer.counts().stored_bytes);
         CliError::Interrupted(match kept {
             Ok(()) => format!(

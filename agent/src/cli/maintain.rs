@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use repo_format::id::SnapshotId;
+use repo_format::id::{ClusterId, SnapshotId};
 use repo_format::snapshot::Snapshot;
-use repository::Repository;
 use repository::gc::{self, PruneOptions, PruneReport, Watch};
 use repository::retention::{self, Decision, Policy};
 use repository::store::Store;
 use repository::view::View;
+use repository::{Repository, RepositoryError};
 use serde_json::json;
 
-use super::args::{ForgetArgs, PruneArgs};
+use super::args::{ForgetArgs, PruneArgs, Pruning};
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::requests;
 use super::snapshots::{self, new_table, short};
-use super::units::{self, Share};
+use super::units;
 
 pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliError> {
     let policy = Policy {
@@ -47,7 +47,7 @@ pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliEr
     } else {
         let mut decisions = Vec::new();
         for wanted in &args.snapshots {
-            let snapshot = view.find(wanted, context.cluster())?;
+            let snapshot = find(&view, wanted, context.cluster())?;
             if snapshot.cluster != context.cluster() && !args.adopt {
                 return Err(CliError::Failed(format!(
                     "snapshot {wanted} was made by another cluster ({}): give --adopt to forget it \
@@ -70,12 +70,30 @@ pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliEr
     }
     show_decisions(context, &view, &decisions, args.dry_run);
     if args.prune && !args.dry_run {
-        return run_prune(context, &repository, false, Share(0.1), Duration::from_mins(15));
+        return run_prune(context, &repository, false, &args.pruning);
     }
     if !doomed.is_empty() && !args.dry_run {
         context.ui.say("run `salvor prune` to reclaim their space");
     }
     Ok(Exit::Done)
+}
+
+/// A snapshot, or the checkpoint of a run that is over.
+fn find<'a>(view: &'a View, wanted: &str, own: ClusterId) -> Result<&'a Snapshot, CliError> {
+    let found = view.find(wanted, own);
+    if !matches!(found, Err(RepositoryError::NoSnapshot { .. })) {
+        return Ok(found?);
+    }
+    // What is wrong with a snapshot's name is of more use than what is wrong with a checkpoint's.
+    let Ok(checkpoint) = view.find_unfinished(wanted) else { return Ok(found?) };
+    match snapshots::run_of(view, checkpoint) {
+        ("stopped", _) => Ok(checkpoint),
+        (_, process) => Err(CliError::Failed(format!(
+            "{wanted} is what a backup of `{}` has stored so far, and it may still run ({process}): stop \
+             it first. If its machine is gone, `salvor prune` ends it after a while",
+            checkpoint.name
+        ))),
+    }
 }
 
 fn show_decisions(context: &Context, view: &View, decisions: &[Decision], dry_run: bool) {
@@ -116,25 +134,24 @@ fn show_decisions(context: &Context, view: &View, decisions: &[Decision], dry_ru
 
 pub(super) fn prune(context: &Context, args: &PruneArgs) -> Result<Exit, CliError> {
     let repository = context.open()?;
-    let fence_after = Duration::from_mins(args.fence_minutes);
-    run_prune(context, &repository, args.dry_run, args.max_repack, fence_after)
+    run_prune(context, &repository, args.dry_run, &args.pruning)
 }
 
 fn run_prune(
     context: &Context,
     repository: &Arc<Repository>,
     dry_run: bool,
-    max_repack: Share,
-    fence_after: Duration,
+    args: &Pruning,
 ) -> Result<Exit, CliError> {
     context.check_witness(repository, &View::for_reading(repository)?)?;
     let budget = context.budget(1 << repository.config().chunk_log2);
     let index = context.index(repository)?;
     let options = PruneOptions {
         dry_run,
-        max_repack: max_repack.0,
+        max_repack: args.max_repack.0,
         live_below: 0.66,
-        fence_after,
+        fence_after: Duration::from_secs(args.fence_minutes.saturating_mul(60)),
+        keep_unfinished: Duration::from_secs(args.unfinished_days.saturating_mul(24 * 3600)),
         memory_file: Some(context.cache_dir().join(format!("{}.seen", repository.id()))),
         cluster: context.cluster(),
         packs: budget.packs,
@@ -196,8 +213,14 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
             report.waiting_for.join("\n  ")
         ));
     }
+    let would = if dry_run { "would have " } else { "" };
     if report.fenced_sessions > 0 {
-        ui.say(&format!("ended {} sessions whose process was gone", report.fenced_sessions));
+        let sessions = units::counted(report.fenced_sessions, "session", "sessions");
+        ui.say(&format!("{would}ended {sessions} whose process was gone"));
+    }
+    if report.forgotten_checkpoints > 0 {
+        let runs = units::counted(report.forgotten_checkpoints, "killed backup", "killed backups");
+        ui.say(&format!("{would}forgotten what {runs} left and nobody went on with"));
     }
     requests::say(context, "", store);
     if report.missing_chunks > 0 {

@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, Table};
 use repo_format::id::{ClusterId, SnapshotId};
 use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
 use repository::copy::{ORIGIN_TAG, Origin};
+use repository::process::{Liveness, liveness};
 use repository::view::View;
 use serde_json::{Value, json};
 
@@ -17,12 +18,16 @@ pub(super) fn run(context: &Context, args: &SnapshotsArgs) -> Result<Exit, CliEr
     let tags = parse_tags(&args.tags)?;
     let repository = context.open()?;
     let view = View::for_reading(&repository)?;
-    let snapshots: Vec<&Snapshot> = view
-        .snapshots()
-        .into_iter()
-        .filter(|snapshot| args.name.as_ref().is_none_or(|name| *name == snapshot.name))
-        .filter(|snapshot| tags.iter().all(|tag| snapshot.tags.contains(tag)))
-        .collect();
+    let is_wanted = |snapshot: &&Snapshot| {
+        args.name.as_ref().is_none_or(|name| *name == snapshot.name)
+            && tags.iter().all(|tag| snapshot.tags.contains(tag))
+    };
+    let unfinished: Vec<&Snapshot> = view.unfinished().into_iter().filter(is_wanted).collect();
+    if args.unfinished {
+        show_unfinished(context, &view, &unfinished);
+        return Ok(Exit::Done);
+    }
+    let snapshots: Vec<&Snapshot> = view.snapshots().into_iter().filter(is_wanted).collect();
     if context.ui.json {
         let list: Vec<Value> = snapshots.iter().map(|snapshot| to_json(snapshot)).collect();
         context.ui.object(&json!({ "type": "snapshots", "snapshots": list }));
@@ -32,7 +37,62 @@ pub(super) fn run(context: &Context, args: &SnapshotsArgs) -> Result<Exit, CliEr
         let several = snapshots.iter().any(|snapshot| snapshot.cluster != context.cluster());
         context.ui.print(&table(&snapshots, several));
     }
+    if !unfinished.is_empty() {
+        context.ui.detail(&format!(
+            "and {}: --unfinished lists them",
+            units::counted(unfinished.len() as u64, "unfinished backup", "unfinished backups")
+        ));
+    }
     Ok(Exit::Done)
+}
+
+/// What is known of the run that a checkpoint is from: whether it goes on, if that can be told, and
+/// where it runs or ran.
+pub(super) fn run_of(view: &View, checkpoint: &Snapshot) -> (&'static str, String) {
+    let Some(session) = checkpoint.holds.filter(|session| !view.is_over(session)) else {
+        return ("stopped", String::new());
+    };
+    let Some(Some(record)) = view.sessions.get(&session) else {
+        return ("unknown", String::new());
+    };
+    let state = match liveness(&record.process) {
+        Liveness::Alive => "running",
+        Liveness::Dead => "stopped",
+        Liveness::Unknown => "unknown",
+    };
+    (state, format!("{} pid {}", record.process.host, record.process.pid))
+}
+
+fn show_unfinished(context: &Context, view: &View, unfinished: &[&Snapshot]) {
+    if context.ui.json {
+        let rows = unfinished.iter().map(|checkpoint| {
+            let mut row = to_json(checkpoint);
+            if let Some(row) = row.as_object_mut() {
+                let (state, process) = run_of(view, checkpoint);
+                row.insert("run".into(), json!(state));
+                row.insert("process".into(), json!(process));
+            }
+            row
+        });
+        let rows: Vec<Value> = rows.collect();
+        return context.ui.object(&json!({ "type": "unfinished", "unfinished": rows }));
+    }
+    if unfinished.is_empty() {
+        return context.ui.say("no unfinished backups");
+    }
+    let mut table = new_table(&["ID", "Started", "Last checkpoint", "Name", "Path", "Run"]);
+    for checkpoint in unfinished {
+        let (state, process) = run_of(view, checkpoint);
+        table.add_row([
+            short(&checkpoint.id),
+            units::time(checkpoint.started_ns),
+            units::time(checkpoint.finished_ns),
+            checkpoint.name.clone(),
+            checkpoint.source.clone(),
+            [state.to_owned(), process].join(" ").trim().to_owned(),
+        ]);
+    }
+    context.ui.print(&table.to_string());
 }
 
 /// A cluster for people and programs; nothing for nobody's.

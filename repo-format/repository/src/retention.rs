@@ -1,11 +1,17 @@
-//! Which snapshots a retention policy keeps: a pure function of their times.
+//! Which snapshots a retention policy keeps, and which unfinished runs are given up: pure functions
+//! of their times.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use repo_format::id::SnapshotId;
+use repo_format::id::{ClusterId, SessionId, SnapshotId};
 use repo_format::snapshot::{Completeness, Snapshot};
+
+/// How long the checkpoint of a run that was killed waits for the next run, if nothing else is
+/// said: a week covers what is run once a week.
+pub const UNFINISHED_KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// How many snapshots of each kind to keep, per volume name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,6 +66,31 @@ pub fn judge(snapshots: &[&Snapshot], policy: &Policy, zone: &TimeZone) -> Vec<D
     decisions
 }
 
+/// The checkpoints of `cluster` whose run is over, and has waited for a next run for longer than
+/// `kept`. Time is the makers': a wrong clock costs the next run at most what was stored before.
+///
+/// * `is_over`: whether a session can commit no more.
+pub fn given_up<'a>(
+    snapshots: impl IntoIterator<Item = &'a Snapshot>,
+    cluster: ClusterId,
+    kept: Duration,
+    now_s: u64,
+    is_over: impl Fn(&SessionId) -> bool,
+) -> Vec<SnapshotId> {
+    let waited_since_s = |snapshot: &Snapshot| {
+        let last_ns = snapshot.finished_ns.max(snapshot.started_ns);
+        u64::try_from(last_ns / 1_000_000_000).unwrap_or(0)
+    };
+    snapshots
+        .into_iter()
+        .filter(|snapshot| snapshot.completeness == Completeness::Checkpoint)
+        .filter(|snapshot| snapshot.cluster == cluster)
+        .filter(|snapshot| snapshot.holds.as_ref().is_none_or(&is_over))
+        .filter(|snapshot| now_s.saturating_sub(waited_since_s(snapshot)) >= kept.as_secs())
+        .map(|snapshot| snapshot.id)
+        .collect()
+}
+
 /// Judges one series, newest first.
 fn judge_series(series: &[&Snapshot], policy: &Policy, zone: &TimeZone) -> Vec<Decision> {
     let mut rules = [
@@ -108,7 +139,7 @@ fn periods(started_ns: i64, zone: &TimeZone) -> [i64; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use repo_format::id::{ChunkId, ClusterId};
+    use repo_format::id::ChunkId;
     use repo_format::snapshot::{Sizes, VolumeKind};
 
     const HOUR_NS: i64 = 3_600_000_000_000;
@@ -174,5 +205,29 @@ mod tests {
     fn an_empty_policy_keeps_nothing_which_callers_must_refuse() {
         assert!(Policy::default().is_empty());
         assert_eq!(kept(&[snapshot(1, "a", 0)], &Policy::default()), [0u8; 0]);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_given_up_once_it_is_over_and_has_waited_long_enough() {
+        let (own, other) = (ClusterId::NONE, ClusterId::of_name("other"));
+        let session = |number: u8| Some(SessionId([number; 16]));
+        let mut all = [0, 1, 2, 3, 4].map(|number| Snapshot {
+            completeness: Completeness::Checkpoint,
+            holds: session(number),
+            ..snapshot(number, "v", 0)
+        });
+        all[1].finished_ns = all[1].started_ns + 2 * HOUR_NS;
+        all[2].completeness = Completeness::Incomplete;
+        all[3].cluster = other;
+        let started_s = u64::try_from(all[0].started_ns / 1_000_000_000).unwrap();
+        let given_up = |hours: u64| -> Vec<u8> {
+            let is_over = |session: &SessionId| session.0[0] != 4;
+            let (kept, now_s) = (Duration::from_hours(1), started_s + hours * 3600);
+            let ids = super::given_up(&all, own, kept, now_s, is_over);
+            ids.iter().map(|id| id.as_bytes()[0]).collect()
+        };
+        assert_eq!(given_up(0), [0u8; 0]);
+        assert_eq!(given_up(1), [0]);
+        assert_eq!(given_up(3), [0, 1]);
     }
 }

@@ -23,6 +23,7 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 pub struct OpenSession {
     repository: Arc<Repository>,
     id: SessionId,
+    kind: SessionKind,
     base: u64,
     heartbeat: Option<Heartbeat>,
     ended: AtomicBool,
@@ -110,8 +111,8 @@ impl OpenSession {
         let id = SessionId(random::bytes()?);
         repository.put_sealed(&ObjectKey::Session(id), &record.encode())?;
         let heartbeat = beats.then(|| start_heartbeat(Arc::clone(repository), id));
-        let (base, ended) = (record.base, AtomicBool::new(false));
-        Ok(Self { repository: Arc::clone(repository), id, base, heartbeat, ended })
+        let (kind, base, ended) = (record.kind, record.base, AtomicBool::new(false));
+        Ok(Self { repository: Arc::clone(repository), id, kind, base, heartbeat, ended })
     }
 
     /// The session's id.
@@ -166,14 +167,20 @@ impl OpenSession {
         }
     }
 
-    /// Ends the session without a commit: what it stored and did not commit becomes garbage.
-    /// Without a call to this, a drop does it as far as the store allows.
+    /// Ends the session without a commit: what it stored and did not commit becomes garbage. A
+    /// reader, who cannot commit, takes its record away, if it may; otherwise, as of a writer, the
+    /// record is left to a maintainer. Without a call to this, a drop does it as far as the store
+    /// allows.
     ///
     /// # Errors
     ///
     /// The store failed; a maintainer will end the session later.
     pub fn abandon(&self) -> Result<(), RepositoryError> {
         if self.ended.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let is_reader = self.kind == SessionKind::Reader;
+        if is_reader && self.repository.store().delete(&ObjectKey::Session(self.id)).is_ok() {
             return Ok(());
         }
         fence(&self.repository, &self.id)

@@ -79,6 +79,15 @@ pub fn list_registers(repository: &Repository) -> Result<BTreeSet<SessionId>, Re
     Ok(list_ids(&**repository.store(), Prefix::Commits)?)
 }
 
+/// Sessions that have a heartbeat now.
+///
+/// # Errors
+///
+/// The store failed.
+pub fn list_heartbeats(repository: &Repository) -> Result<BTreeSet<SessionId>, RepositoryError> {
+    Ok(list_ids(&**repository.store(), Prefix::Heartbeats)?)
+}
+
 /// What the register of `id` holds; `None` if it does not exist.
 ///
 /// # Errors
@@ -285,6 +294,22 @@ impl View {
         })
     }
 
+    /// All checkpoints, oldest first: of runs that go on, and of runs that were killed.
+    pub fn unfinished(&self) -> Vec<&Snapshot> {
+        let all = self.all_snapshots().into_values();
+        let mut unfinished: Vec<&Snapshot> =
+            all.filter(|snapshot| snapshot.completeness == Completeness::Checkpoint).collect();
+        unfinished.sort_by_key(|snapshot| (snapshot.started_ns, snapshot.id));
+        unfinished
+    }
+
+    /// Whether a session can commit no more: it has a register, or is gone.
+    pub fn is_over(&self, session: &SessionId) -> bool {
+        self.registers.contains(session)
+            || !self.sessions.contains_key(session)
+            || self.head.catalog.folded.iter().any(|folded| folded.session == *session)
+    }
+
     /// What the index must know to answer for this view.
     pub fn index_view(&self) -> IndexView {
         let catalog = &self.head.catalog;
@@ -306,33 +331,52 @@ impl View {
     /// [`RepositoryError::NoSnapshot`], [`RepositoryError::Ambiguous`].
     pub fn find(&self, wanted: &str, own: ClusterId) -> Result<&Snapshot, RepositoryError> {
         let snapshots = self.snapshots();
-        let missing = || RepositoryError::NoSnapshot { wanted: wanted.to_owned() };
         let name = wanted.strip_suffix("@latest");
         if name.is_some() || wanted == "latest" {
             let named = |snapshot: &&Snapshot| name.is_none_or(|name| snapshot.name == name);
             let newest = snapshots.into_iter().filter(named).enumerate();
             let newest = newest.max_by_key(|(place, snapshot)| (snapshot.cluster == own, *place));
-            return newest.map(|(_, snapshot)| snapshot).ok_or_else(missing);
+            return newest.map(|(_, snapshot)| snapshot).ok_or_else(|| no_snapshot(wanted));
         }
-        let matching: Vec<&Snapshot> = snapshots
-            .into_iter()
-            .filter(|snapshot| !wanted.is_empty() && snapshot.id.to_string().starts_with(wanted))
-            .collect();
-        match matching.as_slice() {
-            [] => Err(missing()),
-            [snapshot] => Ok(snapshot),
-            several => {
-                let ids: Vec<String> = several
-                    .iter()
-                    .take(3)
-                    .map(|snapshot| snapshot.id.to_string().chars().take(16).collect())
-                    .collect();
-                Err(RepositoryError::Ambiguous {
-                    wanted: wanted.to_owned(),
-                    count: several.len(),
-                    examples: ids.join(", "),
-                })
-            }
+        the_one(snapshots, wanted)
+    }
+
+    /// Finds a checkpoint by its id or a unique prefix of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub fn find_unfinished(&self, wanted: &str) -> Result<&Snapshot, RepositoryError> {
+        the_one(self.unfinished(), wanted)
+    }
+}
+
+fn no_snapshot(wanted: &str) -> RepositoryError {
+    RepositoryError::NoSnapshot { wanted: wanted.to_owned() }
+}
+
+/// The only one whose id starts with `wanted`.
+fn the_one<'a>(
+    snapshots: Vec<&'a Snapshot>,
+    wanted: &str,
+) -> Result<&'a Snapshot, RepositoryError> {
+    let is_meant =
+        |snapshot: &&Snapshot| !wanted.is_empty() && snapshot.id.to_string().starts_with(wanted);
+    let matching: Vec<&Snapshot> = snapshots.into_iter().filter(is_meant).collect();
+    match matching.as_slice() {
+        [] => Err(no_snapshot(wanted)),
+        [snapshot] => Ok(snapshot),
+        several => {
+            let ids: Vec<String> = several
+                .iter()
+                .take(3)
+                .map(|snapshot| snapshot.id.to_string().chars().take(16).collect())
+                .collect();
+            Err(RepositoryError::Ambiguous {
+                wanted: wanted.to_owned(),
+                count: several.len(),
+                examples: ids.join(", "),
+            })
         }
     }
 }

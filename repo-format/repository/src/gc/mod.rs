@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use repo_format::config::Operation;
-use repo_format::id::{ClusterId, PackName, SnapshotId};
+use repo_format::id::{ClusterId, PackName, SessionId, SnapshotId};
 
 use crate::effort::Effort;
 use crate::index::{Index, PackState};
@@ -25,7 +25,7 @@ use crate::reader::Reader;
 use crate::repository::now_s;
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
-use crate::{Repository, RepositoryError, catalog};
+use crate::{Repository, RepositoryError, catalog, retention, session};
 use draft::Draft;
 use mark::Marks;
 pub(crate) use sweep::{CATALOGS_KEPT, clean_sessions};
@@ -44,6 +44,9 @@ pub struct PruneOptions {
     pub live_below: f64,
     /// A session elsewhere that shows no sign of life for this long is ended.
     pub fence_after: Duration,
+    /// The checkpoint of a run that was killed is forgotten if no run has gone on from it for this
+    /// long; see [`retention::given_up`].
+    pub keep_unfinished: Duration,
     /// Where this machine remembers signs of life between runs.
     pub memory_file: Option<PathBuf>,
     /// Who prunes.
@@ -85,6 +88,8 @@ pub struct PruneReport {
     pub left_bytes: u64,
     /// Sessions ended because their process was gone.
     pub fenced_sessions: u64,
+    /// Checkpoints of killed runs that were forgotten.
+    pub forgotten_checkpoints: u64,
     /// References to chunks in no pack: run a verify.
     pub missing_chunks: u64,
     /// Index segments that were merged into fewer.
@@ -299,10 +304,11 @@ impl Pruner<'_> {
         self.step("folding commits")?;
         self.end_dead_sessions()?;
         self.fold()?;
+        self.give_up_unfinished()?;
         self.sync()?;
         self.pass_verdicts()?;
         self.step("marking what snapshots need")?;
-        self.mark(&HashSet::new())?;
+        self.mark(&[])?;
         self.account();
         let emptied = self.repack()?;
         self.step("condemning what nothing needs")?;
@@ -314,14 +320,19 @@ impl Pruner<'_> {
         self.report.merged_segments = merge::merge(self.repository, &mut self.view)?;
         self.step("trimming old catalogs")?;
         self.fold()?;
+        sweep::clean_heartbeats(self.repository)?;
         sweep::trim(self.repository, &self.view)?;
         self.account_waiting()
     }
 
     fn survey(&mut self) -> Result<(), RepositoryError> {
-        self.sync()?;
+        let dead: HashSet<SessionId> =
+            sweep::dead_sessions(self.repository, &self.view, self.options).into_iter().collect();
+        let given_up = self.given_up(|session| dead.contains(session));
+        self.report.fenced_sessions = dead.len() as u64;
+        self.report.forgotten_checkpoints = given_up.len() as u64;
         self.step("marking what snapshots need")?;
-        self.mark(&HashSet::new())?;
+        self.mark(&given_up)?;
         self.account();
         let chosen = self.choose_repack();
         for pack in chosen.iter().filter_map(|number| self.marks.packs.get(number)) {
@@ -336,9 +347,32 @@ impl Pruner<'_> {
     }
 
     fn end_dead_sessions(&mut self) -> Result<(), RepositoryError> {
-        let ended = sweep::fence_dead(self.repository, &self.view, self.options)?;
-        self.report.fenced_sessions = ended;
-        if ended > 0 {
+        let dead = sweep::dead_sessions(self.repository, &self.view, self.options);
+        for id in &dead {
+            session::fence(self.repository, id)?;
+        }
+        self.report.fenced_sessions = dead.len() as u64;
+        if !dead.is_empty() {
+            self.view = View::for_maintenance(self.repository)?;
+        }
+        Ok(())
+    }
+
+    /// Checkpoints of killed runs that nobody has gone on from for long.
+    ///
+    /// * `is_dead`: whether a session that looks open is not.
+    fn given_up(&self, is_dead: impl Fn(&SessionId) -> bool) -> Vec<SnapshotId> {
+        let PruneOptions { cluster, keep_unfinished, .. } = self.options;
+        let is_over = |session: &SessionId| is_dead(session) || self.view.is_over(session);
+        let roots = self.view.all_snapshots().into_values();
+        retention::given_up(roots, *cluster, *keep_unfinished, now_s(), is_over)
+    }
+
+    fn give_up_unfinished(&mut self) -> Result<(), RepositoryError> {
+        let given_up = self.given_up(|_| false);
+        if !given_up.is_empty() {
+            let cluster = Some(self.options.cluster);
+            self.report.forgotten_checkpoints = forget(self.repository, &given_up, cluster)?;
             self.view = View::for_maintenance(self.repository)?;
         }
         Ok(())
@@ -355,12 +389,13 @@ impl Pruner<'_> {
         sweep::clean_sessions(self.repository, &self.view)
     }
 
-    fn mark(&mut self, avoid: &HashSet<u32>) -> Result<(), RepositoryError> {
+    /// * `without`: snapshots that need nothing any more.
+    fn mark(&mut self, without: &[SnapshotId]) -> Result<(), RepositoryError> {
         // The view may list commits since the last sync: their chunks are not missing.
         self.sync()?;
         self.marks.refresh(self.index)?;
-        let roots: Vec<_> = self.view.root_snapshots().cloned().collect();
-        self.marks.mark(&self.reader, &roots, avoid)
+        let roots = self.view.root_snapshots().filter(|root| !without.contains(&root.id));
+        self.marks.mark(&self.reader, roots, &HashSet::new())
     }
 
     fn choose_repack(&self) -> Vec<u32> {

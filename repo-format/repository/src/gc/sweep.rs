@@ -13,8 +13,8 @@ use crate::index::Index;
 use crate::process::{self, Liveness};
 use crate::repository::now_s;
 use crate::store::StoreError;
-use crate::view::View;
-use crate::{Repository, RepositoryError, catalog, session};
+use crate::view::{self, View};
+use crate::{Repository, RepositoryError, catalog};
 
 /// Catalog versions kept, for readers that hold an older one.
 pub(crate) const CATALOGS_KEPT: u64 = 32;
@@ -149,35 +149,46 @@ fn sweep_orphans(
 }
 
 /// clean: removes the session record of folded sessions, and once that is seen gone the register.
+/// A register whose session is gone without being folded is a fence that came too late, and litter.
 pub(crate) fn clean_sessions(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
-    for folded in &view.head.catalog.folded {
-        let id = folded.session;
-        if view.sessions.contains_key(&id) {
-            repository.store().delete(&ObjectKey::Session(id))?;
-            repository.store().delete(&ObjectKey::Heartbeat(id))?;
-        } else if view.registers.contains(&id) {
-            repository.store().delete(&ObjectKey::Commit(id))?;
-        }
-    }
-    Ok(())
+    let folded = view.head.catalog.folded.iter().map(|folded| folded.session);
+    let ended = folded.filter(|id| view.sessions.contains_key(id));
+    let records = ended.flat_map(|id| [ObjectKey::Session(id), ObjectKey::Heartbeat(id)]);
+    // A view lists registers before sessions, so a session that is not in it is gone for good.
+    let lone = view.registers.iter().filter(|id| !view.sessions.contains_key(id));
+    let registers = lone.map(|id| ObjectKey::Commit(*id));
+    Ok(repository.store().delete_many(&records.chain(registers).collect::<Vec<_>>())?)
 }
 
-/// fence: ends sessions whose process is gone. On this machine the kernel knows; elsewhere a
-/// heartbeat that did not move for long must do. A wrong guess costs that run one checkpoint.
-pub(crate) fn fence_dead(
+/// Removes heartbeats whose session is gone: one that was under way when its session was removed
+/// comes back.
+pub(crate) fn clean_heartbeats(repository: &Repository) -> Result<(), RepositoryError> {
+    let beats = view::list_heartbeats(repository)?;
+    if beats.is_empty() {
+        return Ok(());
+    }
+    // Listed after them: a session is there before its first heartbeat.
+    let sessions = view::list_sessions(repository)?;
+    let lone = beats.difference(&sessions).map(|id| ObjectKey::Heartbeat(*id));
+    Ok(repository.store().delete_many(&lone.collect::<Vec<_>>())?)
+}
+
+/// Open sessions whose process is gone. On this machine the kernel knows; elsewhere a heartbeat that
+/// did not move for long must do. A wrong guess costs that run one checkpoint.
+pub(crate) fn dead_sessions(
     repository: &Repository,
     view: &View,
     options: &PruneOptions,
-) -> Result<u64, RepositoryError> {
+) -> Vec<SessionId> {
     let folded: HashSet<SessionId> =
         view.head.catalog.folded.iter().map(|folded| folded.session).collect();
     let mut memory = Memory::load(options);
-    let mut fenced = 0;
+    let mut dead = Vec::new();
     for (id, record) in &view.sessions {
         if folded.contains(id) || view.registers.contains(id) {
             continue;
         }
-        let dead = match record.as_ref().map(|session| process::liveness(&session.process)) {
+        let is_dead = match record.as_ref().map(|session| process::liveness(&session.process)) {
             Some(Liveness::Dead) => true,
             Some(Liveness::Alive) => false,
             Some(Liveness::Unknown) | None => {
@@ -185,13 +196,12 @@ pub(crate) fn fence_dead(
                 memory.is_stale(id, &beat.unwrap_or_default(), options)
             }
         };
-        if dead {
-            session::fence(repository, id)?;
-            fenced += 1;
+        if is_dead {
+            dead.push(*id);
         }
     }
     memory.save(view, options);
-    Ok(fenced)
+    dead
 }
 
 /// When each session's heartbeat was last seen to change, by this machine's clock. Only liveness
@@ -234,23 +244,22 @@ impl Memory {
 pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
     let newest = view.head.catalog.n;
     let mut kept: Vec<Catalog> = vec![view.head.catalog.clone()];
-    let mut old = Vec::new();
+    let (mut old, mut recent) = (Vec::new(), Vec::new());
     repository.store().list(Prefix::Catalogs, &mut |listed| {
-        if let ObjectKey::Catalog(n) = listed.key {
-            old.push(n);
+        match listed.key {
+            ObjectKey::Catalog(n) if n + CATALOGS_KEPT <= newest => old.push(listed.key),
+            ObjectKey::Catalog(n) if n < newest => recent.push(n),
+            _ => {}
         }
         Ok(())
     })?;
-    for n in old {
-        if n + CATALOGS_KEPT <= newest {
-            repository.store().delete(&ObjectKey::Catalog(n))?;
-        } else if n < newest {
-            match catalog::load_bare(repository, n) {
-                Ok((catalog, _)) => kept.push(catalog),
-                // Damaged or just trimmed by another: nobody can use it or its pages.
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
+    repository.store().delete_many(&old)?;
+    for n in recent {
+        match catalog::load_bare(repository, n) {
+            Ok((catalog, _)) => kept.push(catalog),
+            // Damaged or just trimmed by another: nobody can use it or its pages.
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
         }
     }
     let used: HashSet<ObjectKey> = kept
@@ -268,8 +277,5 @@ pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), Repositor
         }
         Ok(())
     })?;
-    for key in unused {
-        repository.store().delete(&key)?;
-    }
-    Ok(())
+    Ok(repository.store().delete_many(&unused)?)
 }

@@ -133,6 +133,7 @@ impl Opened {
             dry_run: false,
             max_repack: 1.0,
             live_below: 0.5,
+            keep_unfinished: crate::retention::UNFINISHED_KEPT,
             fence_after: Duration::from_mins(15),
             memory_file: None,
             cluster: ClusterId::NONE,

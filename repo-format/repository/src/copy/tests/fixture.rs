@@ -170,6 +170,7 @@ impl Side {
             dry_run: false,
             max_repack: 1.0,
             live_below: 0.99,
+            keep_unfinished: crate::retention::UNFINISHED_KEPT,
             fence_after: Duration::from_mins(15),
             memory_file: None,
             cluster: ClusterId::NONE,
