@@ -64,6 +64,16 @@ impl Config {
         }
     }
 
+    /// Whether packs and segments are in another place than everything else.
+    pub fn is_split(&self) -> bool {
+        self.features.iter().flatten().any(|feature| feature == SPLIT)
+    }
+
+    /// Of a new repository: packs and segments are in another place than everything else.
+    pub fn split(&mut self) {
+        self.features.iter_mut().for_each(|features| features.push(SPLIT.into()));
+    }
+
     /// The config's bytes, authenticated under `keys`.
     pub fn encode(&self, keys: &Keys) -> Vec<u8> {
         let mut out = Vec::new();
@@ -153,8 +163,12 @@ impl Config {
     }
 }
 
+/// Packs and segments are in another place than everything else. Whoever took either place for the
+/// whole would take what is in the other for lost, or for left-overs.
+const SPLIT: &str = "split";
+
 /// Features beyond version 1 that this program has.
-const KNOWN_FEATURES: &[&str] = &[];
+const KNOWN_FEATURES: &[&str] = &[SPLIT];
 
 fn read_features(reader: &mut Reader<'_>) -> Result<Vec<String>, FormatError> {
     let count = reader.count(FEATURES_MAX, 1, "features")?;
@@ -187,6 +201,18 @@ mod tests {
         let bytes = config().encode(&keys());
         assert_eq!(Config::decode(&bytes).unwrap(), config());
         Config::authenticate(&bytes, &keys()).unwrap();
+    }
+
+    #[test]
+    fn a_split_repository_is_known_by_its_config() {
+        let mut config = Config::new(REPOSITORY, 0);
+        assert!(!config.is_split());
+        config.split();
+        let config = Config::decode(&config.encode(&keys())).unwrap();
+        assert!(config.is_split());
+        for operation in Operation::ALL {
+            config.permits(operation).unwrap();
+        }
     }
 
     #[test]

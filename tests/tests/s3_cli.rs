@@ -5,7 +5,7 @@
 use std::fs;
 
 use tests::support::s3::{Bucket, bucket};
-use tests::support::s3proxy::{Orders, Proxy, Seen};
+use tests::support::s3proxy::{Fault, Orders, Proxy, Seen};
 use tests::support::{
     Lab, MIB, Rng, Running, assert_same_tree, assert_same_volume, change_image, change_tree,
     make_image, make_tree, noise_file,
@@ -111,6 +111,62 @@ fn a_command_line_about_buckets_that_makes_no_sense_is_refused() {
     }
     let line = ["--repo", "s3://b", "--ca-file", "none.pem", "snapshots"];
     lab.run(&line).expect(1).says(&["none.pem"]);
+}
+
+#[test]
+fn a_bucket_that_creates_twice_will_do_if_the_registers_are_elsewhere() {
+    let bucket = bucket();
+    let careless = Orders { one_in: 1, faults: vec![Fault::Careless], ..Orders::default() };
+    let proxy = Proxy::start(bucket.endpoint.as_ref().unwrap(), 1, careless);
+    let lab = Lab::in_bucket(&bucket.through(&proxy.endpoint()), "registers");
+    let with =
+        |registers: &str, line: &[&str]| lab.run(&[&["--registers", registers], line].concat());
+    let ok = |line: &[&str]| with("registers", line).expect(0);
+    ok(&["init", "--check"]);
+    ok(&["init", "--chunk-size", "64K"]);
+    with("registers", &["init"]).expect(1).says(&["already"]);
+    make_image(&lab.path("disk"), 1, 16 * MIB);
+    make_tree(&lab.path("tree"), 1, 40);
+    ok(&["backup", "disk", "--name", "disk"]);
+    ok(&["backup", "tree", "--name", "tree"]);
+
+    // The registers of another repository, and none at all: nothing may come of it.
+    with("others", &["--repo", &format!("{}-2", lab.repo().display()), "init"]).expect(0);
+    let before = lab.stored();
+    with("others", &["prune"]).expect(1).says(&["--registers", "nothing was changed"]);
+    lab.run(&["prune"]).expect(1).says(&["--registers"]);
+    lab.run(&["--repo=registers", "prune"]).expect(1).says(&["--registers"]);
+    assert_eq!(lab.stored(), before);
+
+    std::thread::scope(|scope| {
+        for volume in ["disk", "tree"] {
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    ok(&["backup", volume, "--name", volume]);
+                }
+            });
+        }
+        for _ in 0..3 {
+            ok(&["forget", "--keep-last=1", "--prune"]);
+        }
+    });
+    ok(&["verify", "--read-data"]);
+    ok(&["restore", "disk@latest", "back"]);
+    assert_same_volume(&lab.path("disk"), &lab.path("back"), 64 << 10);
+    ok(&["restore", "tree@latest", "back-tree"]);
+    assert_same_tree(&lab.path("tree"), &lab.path("back-tree"));
+    lab.ok(&["--repo=local", "init", "--chunk-size=64K"]);
+    let url = lab.repo().to_str().unwrap();
+    lab.ok(&["--repo=local", "copy", "--to", url, "--to-registers", "registers"]);
+    for id in with("registers", &["snapshots", "--json"]).expect(0).last_json()["snapshots"]
+        .as_array()
+        .unwrap()
+    {
+        ok(&["forget", id["snapshot"].as_str().unwrap()]);
+    }
+    ok(&["prune"]);
+    ok(&["prune"]);
+    assert_eq!(lab.pack_bytes(), 0);
 }
 
 /// Requests that AWS counts: deletes are free.

@@ -41,6 +41,12 @@ pub(crate) struct Global {
     #[arg(long, short, env = "SALVOR_REPO", value_name = "URL", global = true)]
     pub(crate) repo: Option<String>,
 
+    /// For a bucket that would let two creators overwrite one another: the directory, on a file system
+    /// that all who use the repository share, where everything but the data is kept. Must be given
+    /// with every command
+    #[arg(long, env = "SALVOR_REGISTERS", value_name = "URL", global = true)]
+    pub(crate) registers: Option<String>,
+
     /// A file whose first line is the passphrase. SALVOR_PASSPHRASE in the environment works too;
     /// without either, the terminal is asked
     #[arg(
@@ -426,6 +432,10 @@ pub(crate) struct CopyArgs {
     /// s3://BUCKET/PREFIX
     #[arg(long, env = "SALVOR_TO_REPO", value_name = "URL")]
     pub(crate) to: String,
+
+    /// Where the target's registers are kept, if not in its bucket; see --registers
+    #[arg(long, env = "SALVOR_TO_REGISTERS", value_name = "URL")]
+    pub(crate) to_registers: Option<String>,
 
     /// Snapshots to copy: each an id, a unique beginning of one, `latest`, or NAME@latest. All of
     /// this cluster if none is named

@@ -9,7 +9,7 @@ use repo_format::id::ClusterId;
 use repository::index::Index;
 use repository::reader::Reader;
 use repository::store::s3::S3Config;
-use repository::store::{Location, Store};
+use repository::store::{Location, SplitStore, Store};
 use repository::view::View;
 use repository::writer::sync_index;
 use repository::{Repository, RepositoryError, UnlockSecret, catalog};
@@ -67,18 +67,33 @@ impl Context {
     }
 
     pub(crate) fn store(&self, create: bool) -> Result<Arc<dyn Store>, CliError> {
-        self.store_at(&self.location()?, create)
+        self.store_at(&self.location()?, self.global.registers.as_deref(), create)
     }
 
     /// The store at another place. Buckets are reached in the same way as the repository's own.
+    ///
+    /// * `registers`: see [`SplitStore`].
     pub(crate) fn store_at(
         &self,
         location: &Location,
+        registers: Option<&str>,
         create: bool,
     ) -> Result<Arc<dyn Store>, CliError> {
         let s3 = self.s3();
-        let store = if create { location.create(&s3)? } else { location.open(&s3)? };
-        Ok(Arc::from(store))
+        let Some(registers) = registers else {
+            let store = if create { location.create(&s3)? } else { location.open(&s3)? };
+            return Ok(Arc::from(store));
+        };
+        let Location::S3 { bucket, prefix } = location else {
+            let message = "--registers is for buckets: a directory keeps its own";
+            return Err(CliError::Usage(message.into()));
+        };
+        let (registers, bulk) = (Location::parse(registers)?, (bucket.as_str(), prefix.as_str()));
+        Ok(Arc::new(if create {
+            SplitStore::create(&registers, bulk, &s3)?
+        } else {
+            SplitStore::open(&registers, bulk, &s3)?
+        }))
     }
 
     pub(crate) fn open(&self) -> Result<Arc<Repository>, CliError> {

@@ -1,7 +1,7 @@
 //! `salvor init`.
 
 use repo_format::limits::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN};
-use repository::store::s3::{S3Store, Tried};
+use repository::store::s3::{Creation, S3Store, Tried};
 use repository::store::{Location, Store};
 use repository::{InitOptions, Repository};
 use serde_json::json;
@@ -43,7 +43,11 @@ fn check(context: &Context) -> Result<Exit, CliError> {
     let Location::S3 { bucket, prefix } = context.location()? else {
         return Err(CliError::Usage("--check is about buckets: give an s3:// URL".into()));
     };
-    let store = S3Store::open(&bucket, &prefix, &context.s3())?;
+    let mut config = context.s3();
+    if context.global.registers.is_some() {
+        config.creation = Creation::Plain;
+    }
+    let store = S3Store::open(&bucket, &prefix, &config)?;
     let tried = store.preflight()?;
     for one in &tried {
         let outcome = match (&one.trouble, one.needed) {

@@ -66,6 +66,15 @@ pub enum RepositoryError {
     #[error("the system gave no random bytes")]
     Random(#[source] getrandom::Error),
 
+    #[error(
+        "{at} is {}", if *is_split {
+            "one half of a repository whose data is in a bucket and whose registers are elsewhere: give the bucket with --repo and the other place with --registers"
+        } else {
+            "a whole repository: open it without --registers"
+        }
+    )]
+    Halves { at: String, is_split: bool },
+
     #[error("no snapshot matches `{wanted}`. `salvor snapshots` lists them")]
     NoSnapshot { wanted: String },
 

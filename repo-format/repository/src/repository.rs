@@ -148,6 +148,9 @@ impl Repository {
         let keys = keys::Keys::new(&bundle);
         let mut config = Config::new(RepositoryId(random::bytes()?), now_s());
         config.chunk_log2 = options.chunk_log2.unwrap_or(config.chunk_log2);
+        if store.is_split() {
+            config.split();
+        }
         let repository = Self { store, config, keys, bundle, slot: SlotId(random::bytes()?) };
         // The config comes last: until it is there, nobody takes this for a repository, and an
         // init that died half-way can be repeated.
@@ -184,6 +187,10 @@ impl Repository {
         let named = |error| RepositoryError::format(ObjectKey::Config, error);
         let config = Config::decode(&bytes).map_err(named)?;
         config.permits(Operation::Read).map_err(named)?;
+        if config.is_split() != store.is_split() {
+            let is_split = config.is_split();
+            return Err(RepositoryError::Halves { at: store.describe(), is_split });
+        }
         let (slot, bundle) = find_slot(&*store, &config.repository, secret)?;
         let keys = Keys::new(&bundle);
         Config::authenticate(&bytes, &keys).map_err(named)?;

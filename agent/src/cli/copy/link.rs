@@ -39,7 +39,8 @@ impl Secrets {
     }
 
     fn open_target(&self, context: &Context, args: &CopyArgs) -> Result<Repository, CliError> {
-        let store = || context.store_at(&Location::parse(&args.to)?, false);
+        let registers = args.to_registers.as_deref();
+        let store = || context.store_at(&Location::parse(&args.to)?, registers, false);
         let secret = self.target.as_ref().unwrap_or(&self.source);
         match Repository::open(store()?, secret) {
             Err(RepositoryError::WrongSecret { .. })

@@ -49,6 +49,11 @@ pub enum OpenError {
     )]
     NotARepository { at: String },
 
+    #[error(
+        "{bulk} does not hold the data of the repository whose registers are in {registers}: check --repo and --registers. Nothing was changed"
+    )]
+    Apart { registers: String, bulk: String },
+
     #[error("{at} is a repository already")]
     AlreadyARepository { at: String },
 

@@ -1,7 +1,7 @@
 //! Where the repository's objects are: one narrow, blocking trait and what implements it.
 //!
-//! [`FsStore`] keeps objects as files, [`s3::S3Store`] in a bucket; [`Memory`] keeps them in memory,
-//! for tests. The wrappers in
+//! [`FsStore`] keeps objects as files, [`s3::S3Store`] in a bucket, [`SplitStore`] in two places;
+//! [`Memory`] keeps them in memory, for tests. The wrappers in
 //! [`wrap`] add retries, counting and (for tests) faults. Every one of them passes
 //! [`conformance`]. [`Location`] turns what a user typed into a store.
 //!
@@ -15,6 +15,7 @@ mod location;
 mod memory;
 mod refusal;
 pub mod s3;
+mod split;
 mod traffic;
 pub mod wrap;
 
@@ -27,6 +28,7 @@ pub use fs::{DIRECT_ALIGN_BYTES, DIRECT_READ_MIN_BYTES, DIRECT_WRITE_MIN_BYTES, 
 pub use location::{Location, OpenError};
 pub use memory::Memory;
 pub use refusal::Refusal;
+pub use split::SplitStore;
 pub use traffic::{Action, Class, Totals, Traffic, TrafficRow};
 
 /// What [`Store::list`] says about one object.
@@ -171,6 +173,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Whether packs and segments are in another place than everything else; see [`SplitStore`].
+    fn is_split(&self) -> bool {
+        false
+    }
+
     /// The repository's place as a user would write it, for messages.
     fn describe(&self) -> String;
 }
@@ -231,6 +238,10 @@ macro_rules! forward_store {
 
             fn traffic(&self) -> Option<Arc<Traffic>> {
                 (**self).traffic()
+            }
+
+            fn is_split(&self) -> bool {
+                (**self).is_split()
             }
 
             fn sweep_temporary(&self) -> Result<Swept, StoreError> {

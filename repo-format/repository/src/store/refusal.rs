@@ -48,7 +48,7 @@ pub enum Refusal {
     Archived,
 
     #[error(
-        "the server does not honour `If-None-Match: *` on PUT{how}, so two writers could overwrite one another and nothing can be stored safely. Use a server that does (see doc/s3.md), or a newer version of this one"
+        "the server does not honour `If-None-Match: *` on PUT{how}, so two writers could overwrite one another and nothing can be stored safely. Use a server that does (see doc/s3.md) or a newer version of this one, or keep the registers elsewhere with --registers"
     )]
     NotOnce { how: &'static str },
 

@@ -39,6 +39,8 @@ pub struct S3Config {
     pub requester_pays: bool,
     /// The checksum of bodies; the provider decides if `None`.
     pub checksum: Option<Checksum>,
+    /// How objects are created.
+    pub creation: Creation,
     /// When and how bodies are sent in parts.
     pub multipart: Multipart,
     /// How long and how often one request is tried.
@@ -73,6 +75,17 @@ impl S3Config {
             _ => None,
         }
     }
+}
+
+/// How objects are created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Creation {
+    /// Of all creators only one succeeds, or nothing is written.
+    #[default]
+    Once,
+    /// An object of the same name is replaced. Only for names that nobody else writes; see
+    /// [`crate::store::SplitStore`].
+    Plain,
 }
 
 /// Credentials that do not come from the environment.

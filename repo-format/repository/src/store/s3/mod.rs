@@ -44,8 +44,8 @@ use put::Mode;
 use quirks::Quirks;
 
 pub use config::{
-    Encryption, InFlight, Multipart, PART_BYTES_MIN, S3Config, StaticCredentials, StorageClass,
-    Timeouts,
+    Creation, Encryption, InFlight, Multipart, PART_BYTES_MIN, S3Config, StaticCredentials,
+    StorageClass, Timeouts,
 };
 pub use preflight::Tried;
 pub use quirks::{Checksum, Provider};
@@ -121,19 +121,24 @@ impl S3Store {
     /// [`super::Refusal::NotOnce`] and all else that the server refuses.
     pub fn create(bucket: &str, prefix: &str, config: &S3Config) -> Result<Self, OpenError> {
         let store = Self::open(bucket, prefix, config)?;
-        let config = store.object(&ObjectKey::Config).name;
-        match store.wait_for(store.foreign_name())? {
-            Some(name) if name == config => {
-                return Err(OpenError::AlreadyARepository { at: store.describe() });
-            }
-            Some(example) => return Err(OpenError::NotEmpty { at: store.describe(), example }),
-            None => {}
-        }
+        store.require_empty()?;
         store.wait_for(async {
             store.require_create_once().await?;
             store.probe_race().await
         })?;
         Ok(store)
+    }
+
+    /// That nothing is at this place but what an init that died may have left.
+    pub(super) fn require_empty(&self) -> Result<(), OpenError> {
+        let config = self.object(&ObjectKey::Config).name;
+        match self.wait_for(self.foreign_name())? {
+            Some(name) if name == config => {
+                Err(OpenError::AlreadyARepository { at: self.describe() })
+            }
+            Some(example) => Err(OpenError::NotEmpty { at: self.describe(), example }),
+            None => Ok(()),
+        }
     }
 
     /// Once this is true nothing is repeated, and what hangs is given up within seconds.

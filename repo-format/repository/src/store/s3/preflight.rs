@@ -4,8 +4,10 @@ use aws_sdk_s3::Client;
 use repo_format::key::Prefix;
 
 use super::S3Store;
+use super::config::Creation;
 use super::failure::{Failure, chain};
-use super::object::nonce;
+use super::object::{Object, nonce};
+use super::put::Mode;
 use crate::store::traffic::Action;
 use crate::store::{Op, StoreError};
 
@@ -44,7 +46,13 @@ impl S3Store {
 
     async fn try_objects(&self, name: &str, tried: &mut Vec<Tried>) {
         let object = self.listed_scratch(name);
-        let put = self.create_whole(Op::PutNew, &object, BODY, None).await;
+        let put = match self.link.config.creation {
+            Creation::Once => self.create_whole(Op::PutNew, &object, BODY, None).await,
+            Creation::Plain => {
+                let mode = Mode::Replace;
+                self.put_whole(Op::PutNew, &object, BODY, mode, None, &mut false).await
+            }
+        };
         note(tried, "write an object", &["s3:PutObject"], true, put);
         let mut part = [0; 7];
         let read = self.read_range(&object, 11, &mut part).await.and_then(|()| {
@@ -52,12 +60,22 @@ impl S3Store {
             same.then_some(()).ok_or_else(|| self.wrong("the range that was read is not the one"))
         });
         note(tried, "read a range of it", &["s3:GetObject"], true, read);
-        let kept = self.creation_of(Op::Size, &object).await.and_then(|number| {
+        if self.link.config.creation == Creation::Once {
+            self.try_metadata(&object, tried).await;
+        }
+        self.try_listing(name, tried).await;
+    }
+
+    async fn try_metadata(&self, object: &Object, tried: &mut Vec<Tried>) {
+        let kept = self.creation_of(Op::Size, object).await.and_then(|number| {
             number.map(drop).ok_or_else(|| {
                 self.wrong("the metadata is not kept, so that a lost answer costs a whole read")
             })
         });
         note(tried, "keep metadata", &["s3:GetObject"], false, kept);
+    }
+
+    async fn try_listing(&self, name: &str, tried: &mut Vec<Tried>) {
         let listed = self.is_listed(name).await.and_then(|listed| {
             listed.then_some(()).ok_or_else(|| {
                 self.wrong(
@@ -69,6 +87,9 @@ impl S3Store {
     }
 
     async fn try_creation(&self, tried: &mut Vec<Tried>) {
+        if self.link.config.creation == Creation::Plain {
+            return self.try_sweep(tried).await;
+        }
         let once = self.require_create_once().await;
         note(tried, "refuse a second creation", &["s3:PutObject"], true, once);
         let rights = &["s3:PutObject", "s3:GetObject", "s3:DeleteObject"];
@@ -80,6 +101,10 @@ impl S3Store {
         });
         let rights = &["s3:PutObject", "s3:AbortMultipartUpload"];
         note(tried, "the same for uploads in parts", rights, false, parts);
+        self.try_sweep(tried).await;
+    }
+
+    async fn try_sweep(&self, tried: &mut Vec<Tried>) {
         let swept = self.sweep_uploads().await.map(drop);
         let rights = &["s3:ListBucketMultipartUploads", "s3:AbortMultipartUpload"];
         note(tried, "list unfinished uploads", rights, false, swept);

@@ -14,7 +14,7 @@ use repo_format::key::ObjectKey;
 use super::S3Store;
 use super::body::upload;
 use super::checksum::Sum;
-use super::config::Encryption;
+use super::config::{Creation, Encryption};
 use super::failure::{Failure, chain};
 use super::object::{Object, nonce};
 use super::signing::signed;
@@ -35,8 +35,13 @@ pub(super) enum Mode<'a> {
 impl S3Store {
     /// Creates an object; see [`crate::store::Store::put_new`].
     pub(super) async fn create_key(&self, key: &ObjectKey, body: &[u8]) -> Result<(), StoreError> {
-        self.require_create_once().await?;
         let object = self.object(key);
+        if self.link.config.creation == Creation::Plain {
+            return self
+                .put_whole(Op::PutNew, &object, body, Mode::Replace, None, &mut false)
+                .await;
+        }
+        self.require_create_once().await?;
         let whole = body.len() <= self.link.config.multipart.threshold_bytes;
         if whole || !self.parts_create_once().await? {
             return self.create_whole(Op::PutNew, &object, body, None).await;

@@ -209,6 +209,10 @@ impl<S: Store> Store for Metered<S> {
         self.inner.traffic()
     }
 
+    fn is_split(&self) -> bool {
+        self.inner.is_split()
+    }
+
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
         self.count(Op::Size, key.prefix(), none, |_| self.inner.size(key))
     }

@@ -203,6 +203,10 @@ impl<S: Store> Store for Retry<S> {
         self.inner.traffic()
     }
 
+    fn is_split(&self) -> bool {
+        self.inner.is_split()
+    }
+
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
         self.run(|| self.inner.size(key))
     }
