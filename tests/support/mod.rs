@@ -2,6 +2,7 @@
 
 mod compare;
 mod data;
+pub mod identity;
 mod machine;
 mod measure;
 pub mod repository;

@@ -192,11 +192,12 @@ pub struct Server {
 impl Server {
     /// Starts one, with a bucket in it.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, &[])
     }
 
-    /// The same, with TLS if there is a folder with `private.key` and `public.crt`.
-    pub fn start_with(certificate: Option<&Path>) -> Self {
+    /// The same, with TLS if there is a folder with `private.key` and `public.crt`, and with more in
+    /// the server's environment.
+    pub fn start_with(certificate: Option<&Path>, environment: &[(&str, &str)]) -> Self {
         let folder = super::scratch();
         fs::create_dir_all(folder.path().join("data/bucket")).unwrap();
         let mut rng = Rng::new(random());
@@ -208,7 +209,9 @@ impl Server {
             // Another program may take the port in between; then the server ends at once.
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let address = format!("127.0.0.1:{port}");
-            let mut child = spawn(folder.path(), &address, &key, &secret, certificate);
+            let root = [("MINIO_ROOT_USER", key.as_str()), ("MINIO_ROOT_PASSWORD", &secret)];
+            let all = [&root, environment].concat();
+            let mut child = spawn(folder.path(), &address, &all, certificate);
             if wait_until_ready(&mut child, &address, certificate.is_some()) {
                 let bucket = Bucket {
                     endpoint: Some(format!("http{}://{address}", certificate.map_or("", |_| "s"))),
@@ -258,8 +261,7 @@ fn program() -> PathBuf {
 fn spawn(
     folder: &Path,
     address: &str,
-    key: &str,
-    secret: &str,
+    environment: &[(&str, &str)],
     certificate: Option<&Path>,
 ) -> Child {
     let log = fs::File::create(folder.join("log")).unwrap();
@@ -276,8 +278,7 @@ fn spawn(
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", folder)
-        .env("MINIO_ROOT_USER", key)
-        .env("MINIO_ROOT_PASSWORD", secret)
+        .envs(environment.iter().copied())
         .envs([("MINIO_BROWSER", "off"), ("MINIO_UPDATE", "off"), ("MINIO_CI_CD", "1")])
         .stdin(Stdio::piped())
         .stdout(log.try_clone().unwrap())

@@ -86,6 +86,15 @@ pub struct Seen {
     pub target: String,
     /// Length of its body.
     pub body_bytes: usize,
+    /// Its headers, as they came.
+    pub headers: String,
+}
+
+impl Seen {
+    /// Whether it has a header of this name and value.
+    pub fn asks(&self, name: &str, value: &str) -> bool {
+        header(self.headers.as_bytes(), name).is_some_and(|found| found == value)
+    }
 }
 
 #[derive(Debug)]
@@ -300,7 +309,8 @@ impl Shared {
             let method = words.next().unwrap_or_default().to_owned();
             let target = words.next().unwrap_or_default().to_owned();
             let body_bytes = request.body.len();
-            let seen = Seen { method: method.clone(), target, body_bytes };
+            let headers = String::from_utf8_lossy(&request.head).into_owned();
+            let seen = Seen { method: method.clone(), target, body_bytes, headers };
             let signed = request.header("authorization").unwrap_or_default();
             let (fault, latency) = self.draw(seen, !signed.contains("/us-east-1/"));
             std::thread::sleep(latency);

@@ -31,8 +31,12 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A helper program of this crate's `examples/`, built if it is older than its source.
+/// A helper program of this crate's `examples/`: in `SALVOR_TEST_EXAMPLES`, or built if it is older
+/// than its source.
 pub fn example(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("SALVOR_TEST_EXAMPLES") {
+        return PathBuf::from(folder).join(name);
+    }
     build(&["--package", "tests", "--example", name]).join("examples").join(name)
 }
 
@@ -52,6 +56,16 @@ fn build(what: &[&str]) -> PathBuf {
     cargo.args(["build", "--quiet"]).args(what).arg("--target-dir").arg(folder.parent().unwrap());
     if folder.ends_with("release") {
         cargo.arg("--release");
+    }
+    // What cargo tells a test about its own package would make build scripts that look at it run
+    // again, here and then in the next build by hand, and all that depends on them with them.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name == "OUT_DIR"
+            || ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of| name.starts_with(of))
+        {
+            cargo.env_remove(&*name);
+        }
     }
     let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
     assert!(status.is_ok_and(|status| status.success()), "cargo cannot build {what:?}");

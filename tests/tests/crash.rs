@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tests::support::s3::{Bucket, bucket};
+use tests::support::s3proxy::{Fault, Orders, PASSING, Proxy};
 use tests::support::{
     Ended, Lab, MIB, Rng, assert_same_tree, assert_same_volume, change_image, change_tree,
     make_image, make_tree, noise_file, run, seed, soak,
@@ -53,8 +55,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(seed: u64, image_bytes: u64, files: u64) -> Self {
-        let lab = Lab::new();
+    /// * `lab`: with an empty repository.
+    fn new(lab: Lab, seed: u64, image_bytes: u64, files: u64) -> Self {
         make_image(&lab.path("disk"), seed, image_bytes);
         make_tree(&lab.path("tree"), seed, files);
         let usual = [Duration::from_millis(400); 6];
@@ -227,12 +229,9 @@ fn remove(path: &Path) {
     }
 }
 
-#[test]
-fn a_kill_at_any_moment_loses_nothing_that_was_reported_and_the_next_run_goes_on() {
-    let seed = seed("crash");
-    let (wanted, image_bytes, files) =
-        if soak() { (200, 256 * MIB, 2000) } else { (24, 24 * MIB, 120) };
-    let mut scene = Scene::new(seed, image_bytes, files);
+/// Kills `wanted` commands at random moments.
+fn kill_again_and_again(lab: Lab, wanted: u32, image_bytes: u64, files: u64) {
+    let mut scene = Scene::new(lab, seed("crash"), image_bytes, files);
     let mut turns = 0;
     while scene.kills < wanted {
         assert!(turns < 10 * wanted, "the kills come too late: {}", scene.kills);
@@ -251,6 +250,39 @@ fn a_kill_at_any_moment_loses_nothing_that_was_reported_and_the_next_run_goes_on
     }
     scene.lab.assert_tidy();
     assert_eq!(scene.lab.pack_bytes(), 0, "nothing is needed, and this is left");
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_nothing_that_was_reported_and_the_next_run_goes_on() {
+    let (wanted, image_bytes, files) =
+        if soak() { (200, 256 * MIB, 2000) } else { (24, 24 * MIB, 120) };
+    kill_again_and_again(Lab::new(), wanted, image_bytes, files);
+}
+
+/// An empty repository in a bucket.
+fn in_bucket(bucket: &Bucket, test: &str) -> Lab {
+    let lab = Lab::in_bucket(bucket, test);
+    lab.ok(&["init", "--chunk-size", "64K"]);
+    lab
+}
+
+#[test]
+fn nor_does_it_with_the_repository_in_a_bucket() {
+    let (wanted, image_bytes, files) =
+        if soak() { (100, 128 * MIB, 1000) } else { (10, 12 * MIB, 60) };
+    kill_again_and_again(in_bucket(&bucket(), "crash"), wanted, image_bytes, files);
+}
+
+#[test]
+fn nor_does_it_while_the_server_fails_now_and_then() {
+    let bucket = bucket();
+    let Some(endpoint) = bucket.endpoint.clone() else { return };
+    let faults: Vec<Fault> = PASSING.into_iter().filter(|fault| *fault != Fault::Late).collect();
+    let orders = Orders { one_in: 40, faults, ..Orders::default() };
+    let proxy = Proxy::start(&endpoint, seed("crash proxy"), orders);
+    let (wanted, image_bytes, files) = if soak() { (50, 32 * MIB, 300) } else { (6, 12 * MIB, 60) };
+    let lab = in_bucket(&bucket.through(&proxy.endpoint()), "crash-proxy");
+    kill_again_and_again(lab, wanted, image_bytes, files);
 }
 
 /// Runs a backup until it has made some checkpoints, and kills it.
