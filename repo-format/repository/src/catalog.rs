@@ -9,8 +9,9 @@ use repo_format::limits::RECORD_BYTES_MAX;
 
 use crate::recover::is_lost;
 use crate::repository::now_s;
+use crate::rules::{Rule, keeps};
 use crate::store::StoreError;
-use crate::{Repository, RepositoryError, random};
+use crate::{Repository, RepositoryError, random, rules};
 
 /// A page is split when it holds more snapshots than this on average.
 const PAGE_SNAPSHOTS: usize = 256;
@@ -169,7 +170,7 @@ pub fn publish(
         }
         Err(error) => return Err(error.into()),
     }
-    if descends(repository, next.n, &hash)? {
+    if !keeps(Rule::WinIsVerified) || descends(repository, next.n, &hash)? {
         Ok(Some(Head { catalog: next, hash, snapshots }))
     } else {
         Ok(None)
@@ -229,6 +230,6 @@ fn write_pages(
 
 /// Grows only: splitting moves every snapshot, so it is done by doubling, and rarely.
 fn page_count(old: usize, snapshots: usize) -> usize {
-    let wanted = snapshots.div_ceil(PAGE_SNAPSHOTS).next_power_of_two();
+    let wanted = snapshots.div_ceil(rules::many(PAGE_SNAPSHOTS, 2)).next_power_of_two();
     wanted.max(old).clamp(1, 4096)
 }

@@ -23,8 +23,11 @@ pub mod repair;
 mod repository;
 mod rescue;
 pub mod retention;
+mod rules;
 pub mod segments;
 pub mod session;
+#[cfg(test)]
+mod sim;
 pub mod stats;
 pub mod store;
 pub mod view;

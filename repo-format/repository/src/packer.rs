@@ -17,6 +17,7 @@ use repo_format::key::ObjectKey;
 use repo_format::pack::{PackBuffer, PackBuilder, PackIdentity, PackKind, TocRow};
 use repo_format::segment::PackRow;
 
+use crate::rules::{Rule, keeps};
 use crate::{Repository, RepositoryError, random};
 
 /// How packs are made and stored.
@@ -30,7 +31,7 @@ pub struct PackOptions {
     pub chunk_bytes: usize,
     /// Data buffers: two being filled, the others on their way to the store. At least 3.
     pub buffers: usize,
-    /// Packs on their way to the store at once.
+    /// Packs on their way to the store at once. With 0, who fills a pack stores it.
     pub uploads: usize,
 }
 
@@ -275,6 +276,10 @@ impl Packer {
 
     fn close(&self, open: &mut Option<PackBuilder>) -> Result<(), RepositoryError> {
         let Some(pack) = open.take() else { return Ok(()) };
+        if self.options.uploads == 0 {
+            store(&self.repository, &self.pools, &self.shared, pack);
+            return Ok(());
+        }
         let uploads = self.uploads.as_ref().ok_or(RepositoryError::WorkerLost)?;
         uploads.send(pack).map_err(|_| RepositoryError::WorkerLost)
     }
@@ -305,39 +310,45 @@ struct Uploader {
 impl Uploader {
     fn run(self) {
         while let Ok(pack) = self.queue.recv() {
-            let counter = pack.identity().name.counter;
-            let kind = pack.identity().kind;
-            let finished = pack.finish();
-            let result = if self.shared.failed.load(Ordering::Acquire) {
-                Err(RepositoryError::Cancelled)
-            } else {
-                let key = ObjectKey::Pack(finished.identity.name);
-                let bytes = finished.buffer.as_bytes();
-                self.repository.store().put_new(&key, bytes).map_err(RepositoryError::from)
-            };
-            let bytes = finished.buffer.as_bytes().len();
-            let row = PackRow {
-                identity: finished.identity,
-                bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-                chunks: u32::try_from(finished.rows.len()).unwrap_or(u32::MAX),
-            };
-            // The buffer goes back even after a failure: nobody may wait for it for ever.
-            drop(self.pools.of(kind).0.send(finished.buffer));
-            let mut state = lock(&self.shared.state);
-            match result {
-                Ok(()) => {
-                    self.shared.stored_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                    state.done.push(StoredPack { row, chunks: finished.rows });
-                }
-                Err(error) => {
-                    if !self.shared.failed.swap(true, Ordering::AcqRel) {
-                        state.failure = Some(error);
-                    }
-                }
-            }
-            state.in_flight.remove(&counter);
-            drop(state);
-            self.shared.changed.notify_all();
+            store(&self.repository, &self.pools, &self.shared, pack);
         }
     }
+}
+
+/// Closes a pack and stores it, and notes in `shared` what became of it.
+fn store(repository: &Repository, pools: &Pools, shared: &Shared, pack: PackBuilder) {
+    let counter = pack.identity().name.counter;
+    let kind = pack.identity().kind;
+    let finished = pack.finish();
+    let result = if shared.failed.load(Ordering::Acquire) {
+        Err(RepositoryError::Cancelled)
+    } else {
+        let key = ObjectKey::Pack(finished.identity.name);
+        let bytes = finished.buffer.as_bytes();
+        repository.store().put_new(&key, bytes).map_err(RepositoryError::from)
+    };
+    let result = if keeps(Rule::StoredBeforeCommit) { result } else { Ok(()) };
+    let bytes = finished.buffer.as_bytes().len();
+    let row = PackRow {
+        identity: finished.identity,
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        chunks: u32::try_from(finished.rows.len()).unwrap_or(u32::MAX),
+    };
+    // The buffer goes back even after a failure: nobody may wait for it for ever.
+    drop(pools.of(kind).0.send(finished.buffer));
+    let mut state = lock(&shared.state);
+    match result {
+        Ok(()) => {
+            shared.stored_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            state.done.push(StoredPack { row, chunks: finished.rows });
+        }
+        Err(error) => {
+            if !shared.failed.swap(true, Ordering::AcqRel) {
+                state.failure = Some(error);
+            }
+        }
+    }
+    state.in_flight.remove(&counter);
+    drop(state);
+    shared.changed.notify_all();
 }

@@ -18,6 +18,10 @@ pub enum Liveness {
 
 /// This process.
 pub fn current() -> Process {
+    #[cfg(test)]
+    if let Some(process) = crate::sim::here::process() {
+        return process;
+    }
     let pid = std::process::id();
     Process {
         host: hostname(),
@@ -35,6 +39,10 @@ pub fn hostname() -> String {
 
 /// Whether the process behind a session lives, as far as it can be told from here.
 pub fn liveness(process: &Process) -> Liveness {
+    #[cfg(test)]
+    if let Some(liveness) = crate::sim::here::liveness(process) {
+        return liveness;
+    }
     let same_machine = !process.boot_id.is_empty()
         && process.boot_id == boot_id()
         && process.pid_namespace != 0

@@ -437,5 +437,9 @@ fn find_slot(
 
 /// Seconds since 1970 by this machine's clock: for people, never for safety.
 pub(crate) fn now_s() -> u64 {
+    #[cfg(test)]
+    if let Some(now_s) = crate::sim::here::now_s() {
+        return now_s;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -11,12 +11,16 @@ use repo_format::key::ObjectKey;
 use repo_format::session::{Commit, FENCE, Session, SessionKind};
 
 use crate::repository::now_s;
+use crate::rules::{Rule, keeps};
 use crate::store::StoreError;
 use crate::view::{self, Register, View};
-use crate::{Repository, RepositoryError, catalog, process, random};
+use crate::{Repository, RepositoryError, catalog, process, random, rules};
 
 /// How often a session's heartbeat is rewritten.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Views that a reader takes at most before a snapshot counts as gone.
+const VIEWS_MAX: u32 = 8;
 
 /// A session that this process has open.
 #[derive(Debug)]
@@ -58,21 +62,50 @@ impl OpenSession {
     ///
     /// [`RepositoryError::Fenced`] if `main` was fenced: verdicts may have been passed since.
     pub fn part_of(main: &Self, cluster: ClusterId) -> Result<Self, RepositoryError> {
+        let base = if keeps(Rule::PartTakesBase) {
+            main.base
+        } else {
+            catalog::newest_number(&main.repository)?
+        };
         let record =
-            Session { part_of: Some(main.id), ..blank(SessionKind::Writer, main.base, cluster) };
-        let part = Self::create(&main.repository, &record, false)?;
-        // The order matters: the part is visible before main is seen to be still open; and a
-        // register that is missing proves that only while the session's record, which is removed
-        // first, is there.
-        let store = main.repository.store();
-        match store.size(&ObjectKey::Commit(main.id)) {
-            Err(StoreError::Missing { .. }) => {}
-            Ok(_) => return Err(RepositoryError::Fenced { session: main.id }),
-            Err(error) => return Err(error.into()),
+            Session { part_of: Some(main.id), ..blank(SessionKind::Writer, base, cluster) };
+        // The order matters: the part is visible before main is seen to be still open.
+        if keeps(Rule::PartBeforeMainIsSeen) {
+            let part = Self::create(&main.repository, &record, false)?;
+            main.see_open()?;
+            return Ok(part);
         }
-        match store.size(&ObjectKey::Session(main.id)) {
-            Ok(_) => Ok(part),
-            Err(StoreError::Missing { .. }) => Err(RepositoryError::Fenced { session: main.id }),
+        main.see_open()?;
+        Self::create(&main.repository, &record, false)
+    }
+
+    /// That a register is missing proves only while the session's record, which is removed first,
+    /// is there.
+    fn see_open(&self) -> Result<(), RepositoryError> {
+        if keeps(Rule::RegisterSeenBeforeRecord) {
+            self.see_no_register()?;
+            return self.see_record();
+        }
+        self.see_record()?;
+        self.see_no_register()
+    }
+
+    fn see_no_register(&self) -> Result<(), RepositoryError> {
+        match self.repository.store().size(&ObjectKey::Commit(self.id)) {
+            Ok(_) if keeps(Rule::MainHasNoRegister) => {
+                Err(RepositoryError::Fenced { session: self.id })
+            }
+            Ok(_) | Err(StoreError::Missing { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn see_record(&self) -> Result<(), RepositoryError> {
+        match self.repository.store().size(&ObjectKey::Session(self.id)) {
+            Err(StoreError::Missing { .. }) if keeps(Rule::MainHasRecord) => {
+                Err(RepositoryError::Fenced { session: self.id })
+            }
+            Ok(_) | Err(StoreError::Missing { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -90,17 +123,27 @@ impl OpenSession {
         let base = catalog::newest_number(repository)?;
         let record =
             Session { pinned: Some(snapshot), ..blank(SessionKind::Reader, base, cluster) };
-        let session = Self::create(repository, &record, true)?;
-        let view = match View::for_writing(repository) {
+        let take_view = || match View::for_writing(repository) {
             // Nothing can be collected until the catalog is repaired.
-            Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository)?,
-            other => other?,
+            Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository),
+            other => other,
         };
-        if view.all_snapshots().contains_key(&snapshot) {
-            Ok((session, view))
-        } else {
-            Err(RepositoryError::NoSnapshot { wanted: snapshot.to_string() })
+        let early = (!keeps(Rule::PinBeforeView)).then(take_view).transpose()?;
+        let session = Self::create(repository, &record, true)?;
+        let mut view = early.map_or_else(take_view, Ok)?;
+        for _ in 0..VIEWS_MAX {
+            if view.all_snapshots().contains_key(&snapshot) {
+                return Ok((session, view));
+            }
+            // If it was folded after the catalog was read, and its session cleaned before the lists
+            // were taken, it is in neither.
+            let newest = catalog::newest_number(repository)?;
+            if newest == view.head.catalog.n || !keeps(Rule::AbsentOnNewest) {
+                break;
+            }
+            view = take_view()?;
         }
+        Err(RepositoryError::NoSnapshot { wanted: snapshot.to_string() })
     }
 
     fn create(
@@ -110,6 +153,8 @@ impl OpenSession {
     ) -> Result<Self, RepositoryError> {
         let id = SessionId(random::bytes()?);
         repository.put_sealed(&ObjectKey::Session(id), &record.encode())?;
+        // A simulation decides who acts next: no thread of an agent may act by itself.
+        let beats = beats && !rules::is_simulated();
         let heartbeat = beats.then(|| start_heartbeat(Arc::clone(repository), id));
         let (kind, base, ended) = (record.kind, record.base, AtomicBool::new(false));
         Ok(Self { repository: Arc::clone(repository), id, kind, base, heartbeat, ended })
@@ -139,12 +184,15 @@ impl OpenSession {
             Err(RepositoryError::Store(StoreError::Exists { .. })) => {
                 match view::read_register(&self.repository, &self.id)? {
                     Some(Register::Commit(there)) if there.nonce == commit.nonce => {}
+                    _ if !keeps(Rule::FenceEndsSession) => {}
                     _ => return Err(RepositoryError::Fenced { session: self.id }),
                 }
             }
             Err(error) => return Err(error),
         }
-        self.confirm(commit)?;
+        if keeps(Rule::CommitIsConfirmed) {
+            self.confirm(commit)?;
+        }
         self.ended.store(true, Ordering::Release);
         Ok(())
     }
@@ -158,6 +206,9 @@ impl OpenSession {
                 let head = catalog::newest(&self.repository)?;
                 let segments = &head.catalog.segments;
                 let listed = match &commit.snapshot {
+                    _ if !keeps(Rule::FoldedIsNoProof) => {
+                        head.catalog.folded.iter().any(|folded| folded.session == self.id)
+                    }
                     Some(_) => head.snapshots.contains_key(&self.id),
                     None => commit.segments.iter().all(|segment| segments.contains(segment)),
                 };

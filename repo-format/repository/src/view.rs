@@ -10,6 +10,7 @@ use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::catalog::{self, Head};
 use crate::index::IndexView;
+use crate::rules::{Rule, keeps};
 use crate::store::{Store, StoreError};
 use crate::{Repository, RepositoryError, recover};
 
@@ -88,6 +89,19 @@ pub fn list_heartbeats(repository: &Repository) -> Result<BTreeSet<SessionId>, R
     Ok(list_ids(&**repository.store(), Prefix::Heartbeats)?)
 }
 
+/// Registers and sessions, in this order or the other.
+fn list_both(
+    repository: &Repository,
+    registers_first: bool,
+) -> Result<(BTreeSet<SessionId>, BTreeSet<SessionId>), RepositoryError> {
+    if registers_first {
+        let registers = list_registers(repository)?;
+        return Ok((registers, list_sessions(repository)?));
+    }
+    let sessions = list_sessions(repository)?;
+    Ok((list_registers(repository)?, sessions))
+}
+
 /// What the register of `id` holds; `None` if it does not exist.
 ///
 /// # Errors
@@ -151,9 +165,17 @@ impl View {
     ///
     /// The store failed, or the catalog is damaged.
     pub fn for_writing(repository: &Repository) -> Result<Self, RepositoryError> {
+        Self::catalog_first(repository, keeps(Rule::RegistersFirst))
+    }
+
+    fn catalog_first(
+        repository: &Repository,
+        registers_first: bool,
+    ) -> Result<Self, RepositoryError> {
+        let list = || list_both(repository, registers_first);
+        let early = (!keeps(Rule::ListsAfterCatalog)).then(list).transpose()?;
         let head = catalog::newest(repository)?;
-        let registers = list_registers(repository)?;
-        let sessions = list_sessions(repository)?;
+        let (registers, sessions) = early.map_or_else(list, Ok)?;
         Self::assemble(repository, head, registers, sessions, false)
     }
 
@@ -165,7 +187,7 @@ impl View {
     ///
     /// The store failed, or the catalog is damaged.
     pub fn for_maintenance(repository: &Repository) -> Result<Self, RepositoryError> {
-        Self::for_writing(repository)
+        Self::catalog_first(repository, keeps(Rule::MaintainersListRegistersFirst))
     }
 
     /// What a reader may list: registers and sessions first, then the catalog. A commit folded
@@ -179,7 +201,7 @@ impl View {
         const TRIES: u32 = 8;
         let mut view = Self::try_for_reading(repository)?;
         for _ in 1..TRIES {
-            if !view.is_torn {
+            if !view.is_torn || !keeps(Rule::TornIsReadAgain) {
                 break;
             }
             view = Self::try_for_reading(repository)?;
@@ -188,9 +210,10 @@ impl View {
     }
 
     fn try_for_reading(repository: &Repository) -> Result<Self, RepositoryError> {
-        let registers = list_registers(repository)?;
-        let mut sessions = list_sessions(repository)?;
-        let (head, warnings) = match catalog::newest(repository) {
+        let newest = || catalog::newest(repository);
+        let early = (!keeps(Rule::ReadersListFirst)).then(newest);
+        let (registers, mut sessions) = list_both(repository, true)?;
+        let (head, warnings) = match early.unwrap_or_else(newest) {
             Ok(head) => (head, Vec::new()),
             Err(error) if recover::is_lost(&error) => {
                 let recovered = recover::newest_readable(repository, 0, false)?;
@@ -224,7 +247,8 @@ impl View {
         let mut is_torn = false;
         let (mut unfolded, mut fenced, mut damaged) =
             (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        for id in registers.iter().filter(|id| !folded.contains(id) && sessions.contains_key(id)) {
+        let counts = |id: &SessionId| sessions.contains_key(id) || !keeps(Rule::CommitNeedsSession);
+        for id in registers.iter().filter(|id| !folded.contains(id) && counts(id)) {
             let register = match read_register(repository, id) {
                 Err(error) if may_skip && recover::is_lost(&error) => Some(Register::Damaged),
                 other => other?,
@@ -245,6 +269,18 @@ impl View {
         }
         let warnings = Vec::new();
         Ok(Self { head, sessions, registers, unfolded, fenced, damaged, warnings, is_torn })
+    }
+
+    /// This view with the lists of an older one.
+    pub(crate) fn with_lists_of(mut self, older: &Self) -> Self {
+        let folded: HashSet<SessionId> =
+            self.head.catalog.folded.iter().map(|folded| folded.session).collect();
+        self.sessions.clone_from(&older.sessions);
+        self.registers.clone_from(&older.registers);
+        self.unfolded.clone_from(&older.unfolded);
+        self.unfolded.retain(|id, _| !folded.contains(id));
+        self.fenced.retain(|id| older.fenced.contains(id));
+        self
     }
 
     /// Every snapshot, checkpoints among them, ascending by id. Those that an unfolded commit

@@ -21,6 +21,7 @@ use crate::chunks::ChunkSink;
 use crate::effort::{Effort, Governor};
 use crate::index::{Index, IndexError};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
+use crate::rules::{Rule, keeps};
 use crate::session::OpenSession;
 use crate::view::View;
 use crate::{Repository, RepositoryError, random, segments};
@@ -95,8 +96,10 @@ impl Writer {
         options: &WriterOptions,
     ) -> Result<(Self, Vec<String>), RepositoryError> {
         repository.permits(Operation::Write)?;
+        let take_view = || View::for_writing(repository);
+        let early = (!keeps(Rule::ViewAfterSession)).then(take_view).transpose()?;
         let main = OpenSession::writer(repository, options.cluster)?;
-        let view = View::for_writing(repository)?;
+        let view = early.map_or_else(take_view, Ok)?;
         let unreadable = sync_index(repository, &index, &view)?;
         let writer = Self {
             packer: Packer::new(repository, main.id(), options.packs)?,

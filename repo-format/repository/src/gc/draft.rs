@@ -8,6 +8,7 @@ use repo_format::id::{PackName, SessionId, SnapshotId};
 use repo_format::session::{SegmentRef, Session, SessionKind};
 use repo_format::snapshot::Snapshot;
 
+use crate::rules::{Rule, keeps};
 use crate::view::View;
 
 /// A row of `folded` outlives its objects by this long: longer than any request can be under way.
@@ -84,7 +85,9 @@ impl Draft {
     /// forget: the snapshot stays a root for verdicts on what was condemned before.
     pub(crate) fn forget(&mut self, id: &SnapshotId) -> bool {
         let Some(listed) = self.snapshots.remove(id) else { return false };
-        self.catalog.dying.push(Dying { since: self.n, snapshot: listed.snapshot });
+        if keeps(Rule::ForgottenAreDying) {
+            self.catalog.dying.push(Dying { since: self.n, snapshot: listed.snapshot });
+        }
         self.changed = true;
         true
     }
@@ -123,9 +126,12 @@ impl Draft {
         let pins = pins(view);
         let before = self.catalog.dying.len();
         self.catalog.dying.retain(|dying| {
-            dying.since > view.head.catalog.n
-                || condemned.iter().any(|condemned| condemned.since < dying.since)
-                || pins.contains(&dying.snapshot.id)
+            let is_new = dying.since > view.head.catalog.n;
+            let is_condemned = condemned.iter().any(|condemned| condemned.since < dying.since);
+            let is_pinned = pins.contains(&dying.snapshot.id);
+            is_new && keeps(Rule::ForgottenBeforeUndied)
+                || is_condemned && keeps(Rule::DyingOutliveCondemned)
+                || is_pinned && keeps(Rule::PinnedStayDying)
         });
         self.changed |= self.catalog.dying.len() != before;
     }
@@ -145,7 +151,7 @@ impl Draft {
         self.catalog.folded.retain(|folded| {
             view.sessions.contains_key(&folded.session)
                 || view.registers.contains(&folded.session)
-                || now_s.saturating_sub(folded.at_s) < FOLDED_KEPT_S
+                || now_s.saturating_sub(folded.at_s) < FOLDED_KEPT_S && keeps(Rule::FoldedStayADay)
         });
         self.changed |= self.catalog.folded.len() != before;
     }
@@ -162,7 +168,8 @@ impl Draft {
         if self.catalog.bad != bad {
             // A pack may have been condemned because the other copy of its chunks was in one that
             // has turned out bad since.
-            if bad.iter().any(|pack| !self.catalog.bad.contains(pack)) {
+            let is_new = |pack: &PackName| !self.catalog.bad.contains(pack);
+            if bad.iter().any(is_new) && keeps(Rule::BadTakesBack) {
                 self.catalog.condemned.clear();
             }
             self.catalog.bad = bad;
@@ -174,6 +181,9 @@ impl Draft {
 /// Sessions that a verdict on what version `since` condemned has to wait for: writers that began
 /// before and have not ended. A session whose record cannot be read may be any of these.
 pub(crate) fn blocking(view: &View, since: u64) -> Vec<SessionId> {
+    if !keeps(Rule::VerdictWaits) {
+        return Vec::new();
+    }
     let folded: HashSet<SessionId> =
         view.head.catalog.folded.iter().map(|folded| folded.session).collect();
     view.sessions
@@ -197,9 +207,10 @@ pub(crate) fn verdict_roots(view: &View, since: u64) -> Vec<&Snapshot> {
     let unfolded = view.unfolded.values().filter_map(|commit| commit.snapshot.as_ref());
     folded
         .map(|listed| &listed.snapshot)
-        .chain(dying.map(|dying| &dying.snapshot))
-        .chain(unfolded)
-        .chain(pinned(view))
+        .filter(|_| keeps(Rule::FoldedAreRoots))
+        .chain(dying.map(|dying| &dying.snapshot).filter(|_| keeps(Rule::DyingAreRoots)))
+        .chain(unfolded.filter(|_| keeps(Rule::UnfoldedAreRoots)))
+        .chain(pinned(view).filter(|_| keeps(Rule::PinnedAreRoots)))
         .collect()
 }
 

@@ -11,6 +11,7 @@ use repo_format::snapshot::Snapshot;
 use crate::RepositoryError;
 use crate::index::{Index, PackState, Place, REFERENCES_MAX};
 use crate::reader::Reader;
+use crate::rules::{Rule, keeps};
 use crate::walk::{self, Context, Seen, Visitor};
 
 /// What is needed of one pack.
@@ -133,6 +134,10 @@ impl Marker<'_> {
                 .iter()
                 .find(|place| live(place) && !avoid.contains(&place.pack))
                 .or_else(|| places.first());
+            let best = if keeps(Rule::UncondemnedPlace) { best } else { places.last() };
+            let best = best.filter(|_| {
+                keeps(Rule::CondemnedTogetherIsNoPlace) || places.iter().filter(live).count() < 2
+            });
             match best.and_then(|place| Some((place, marks.packs.get_mut(&place.pack)?))) {
                 Some((place, pack)) => pack.mark(place),
                 None => marks.missing += 1,
@@ -182,7 +187,9 @@ impl Judge<'_> {
         let index = self.reader.index();
         let mut relied_on = HashSet::new();
         index.locate_sorted(&mut self.references, &mut |places| {
-            if !places.iter().any(|place| index.pack_state(place.pack) == PackState::Live) {
+            let live = |place: &Place| index.pack_state(place.pack) == PackState::Live;
+            let has_other = places.len() > 1 && !keeps(Rule::JudgedIsNoPlace);
+            if !places.iter().any(live) && !has_other {
                 relied_on.extend(places.iter().map(|place| place.pack));
             }
         })?;

@@ -9,6 +9,7 @@ use repo_format::segment::{Entry, PackRow, Row};
 use repo_format::session::SegmentRef;
 
 use super::transition;
+use crate::rules::{self, Rule, keeps};
 use crate::segments::{self, SegmentCursor};
 use crate::session::OpenSession;
 use crate::view::View;
@@ -34,8 +35,8 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
         catalog.segments.iter().filter(|segment| segment.entries < SMALL).copied().collect();
     // Of what no snapshot is left to need no segment may stay.
     let is_empty = view.root_snapshots().next().is_none();
-    let burdened = catalog.dead.len() > 64 || is_empty && !catalog.dead.is_empty();
-    if small.len() < MANY_SMALL && !burdened {
+    let burdened = catalog.dead.len() > rules::many(64, 1) || is_empty && !catalog.dead.is_empty();
+    if small.len() < rules::many(MANY_SMALL, 3) && !burdened {
         return Ok(0);
     }
     let mut inputs = if burdened { catalog.segments.clone() } else { std::mem::take(&mut small) };
@@ -54,6 +55,8 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
         let still_open = view.sessions.contains_key(&session.id())
             && !view.registers.contains(&session.id())
             && !catalog.folded.iter().any(|folded| folded.session == session.id());
+        let all_there = all_there || !keeps(Rule::MergeInputsListed);
+        let still_open = still_open || !keeps(Rule::MergeSessionOpen);
         if all_there && still_open {
             draft.replace_segments(&inputs, &outputs);
         }

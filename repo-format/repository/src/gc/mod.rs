@@ -23,6 +23,7 @@ use crate::index::{Index, PackState};
 use crate::packer::PackOptions;
 use crate::reader::Reader;
 use crate::repository::now_s;
+use crate::rules::{self, Rule, keeps};
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{Repository, RepositoryError, catalog, retention, session};
@@ -138,8 +139,14 @@ pub(crate) fn transition(
         if !draft.is_changed() {
             return Ok(false);
         }
-        let published = catalog::publish(repository, &view.head, draft.catalog, draft.snapshots)?;
-        *view = View::for_maintenance(repository)?;
+        let again = (!keeps(Rule::LoserStartsOver)).then(|| draft.clone());
+        let mut published =
+            catalog::publish(repository, &view.head, draft.catalog, draft.snapshots)?;
+        let fresh = View::for_maintenance(repository)?;
+        if let (None, Some(draft)) = (&published, again) {
+            published = catalog::publish(repository, &fresh.head, draft.catalog, draft.snapshots)?;
+        }
+        *view = if keeps(Rule::ListsAfterEachVersion) { fresh } else { fresh.with_lists_of(view) };
         if published.is_some() {
             return Ok(true);
         }
@@ -159,23 +166,33 @@ pub fn forget(
     cluster: Option<ClusterId>,
 ) -> Result<u64, RepositoryError> {
     repository.permits(Operation::Maintain)?;
-    let mut view = View::for_maintenance(repository)?;
     let mut forgotten = 0;
-    transition(repository, &mut view, |view, draft| {
-        forgotten = 0;
-        draft.fold(view, now_s());
-        for id in ids {
-            let ours = draft.snapshots.get(id).is_some_and(|listed| {
-                cluster.is_none_or(|cluster| cluster == listed.snapshot.cluster)
-            });
-            if ours && draft.forget(id) {
-                forgotten += 1;
+    for _ in 0..TRIES {
+        let mut view = View::for_maintenance(repository)?;
+        let is_published = transition(repository, &mut view, |view, draft| {
+            forgotten = 0;
+            draft.fold(view, now_s());
+            for id in ids {
+                let ours = draft.snapshots.get(id).is_some_and(|listed| {
+                    cluster.is_none_or(|cluster| cluster == listed.snapshot.cluster)
+                });
+                if ours && draft.forget(id) {
+                    forgotten += 1;
+                }
             }
+            draft.undie(view);
+            Ok(())
+        })?;
+        // A snapshot that was folded after the catalog was read, and its session cleaned before the
+        // lists were taken, is in neither.
+        if is_published
+            || !keeps(Rule::AbsentOnNewest)
+            || catalog::newest_number(repository)? == view.head.catalog.n
+        {
+            return Ok(forgotten);
         }
-        draft.undie(view);
-        Ok(())
-    })?;
-    Ok(forgotten)
+    }
+    Err(RepositoryError::Contended { tries: TRIES })
 }
 
 /// Folds commits into the catalog when many have piled up, so that opening stays quick where
@@ -185,9 +202,9 @@ pub fn forget(
 ///
 /// The store failed.
 pub fn fold_if_many(repository: &Repository) -> Result<(), RepositoryError> {
-    const MANY: usize = 32;
+    let many = rules::many(32, 3);
     let mut view = View::for_maintenance(repository)?;
-    if view.unfolded.len() + view.fenced.len() < MANY {
+    if view.unfolded.len() + view.fenced.len() < many {
         return Ok(());
     }
     transition(repository, &mut view, |view, draft| {
@@ -270,7 +287,7 @@ pub fn prune(
 /// unneeded.
 fn sync_whole(repository: &Repository, index: &Index, view: &View) -> Result<(), RepositoryError> {
     let unreadable = sync_index(repository, index, view)?;
-    if unreadable.is_empty() {
+    if unreadable.is_empty() || !keeps(Rule::WholeIndexJudges) {
         Ok(())
     } else {
         Err(RepositoryError::IndexNotWhole { segments: unreadable.len() })
@@ -454,14 +471,18 @@ impl Pruner<'_> {
             *marks = Marks::default();
         }
         let mut unneeded = (0, 0);
+        let mut is_marked = false;
         transition(repository, view, |view, draft| {
-            sync_whole(repository, index, view)?;
-            marks.refresh(index)?;
-            if marks.are_stale() {
-                *marks = Marks::default();
+            if keeps(Rule::MarkedOnThisCatalog) || !is_marked {
+                sync_whole(repository, index, view)?;
                 marks.refresh(index)?;
+                if keeps(Rule::StaleMarksAreRedone) && marks.are_stale() {
+                    *marks = Marks::default();
+                    marks.refresh(index)?;
+                }
+                marks.mark(reader, view.root_snapshots(), emptied)?;
+                is_marked = true;
             }
-            marks.mark(reader, view.root_snapshots(), emptied)?;
             let idle = marks
                 .packs
                 .values()
@@ -469,6 +490,10 @@ impl Pruner<'_> {
                 .filter(|pack| matches!(pack.state, PackState::Live | PackState::Bad));
             let names: Vec<PackName> = idle.clone().map(mark::PackMarks::name).collect();
             unneeded = (names.len() as u64, idle.map(|pack| u64::from(pack.row.bytes)).sum());
+            if !keeps(Rule::CondemnedBeforeDead) {
+                draft.condemn(names.clone());
+                draft.pass_verdict(&names.iter().copied().collect(), &HashSet::new());
+            }
             draft.condemn(names);
             Ok(())
         })?;
@@ -489,9 +514,9 @@ impl Pruner<'_> {
                 .iter()
                 .filter(|condemned| draft::blocking(view, condemned.since).is_empty())
                 .collect();
-            let Some(since) = ripe.iter().map(|condemned| condemned.since).min() else {
-                return Ok(());
-            };
+            let since = ripe.iter().map(|condemned| condemned.since);
+            let since = if keeps(Rule::RootsSinceTheOldest) { since.min() } else { since.max() };
+            let Some(since) = since else { return Ok(()) };
             let judged = ripe.iter().map(|condemned| condemned.pack).collect();
             let roots = draft::verdict_roots(view, since);
             let needed = mark::needed_of(reader, &judged, roots)?;
@@ -508,8 +533,13 @@ impl Pruner<'_> {
         for _ in 0..TRIES {
             self.view = View::for_maintenance(self.repository)?;
             self.sync()?;
+            let list_now = || sweep::list_present(self.repository);
+            let late = (!keeps(Rule::PacksListedFirst)).then(list_now).transpose()?;
+            let present = late.as_ref().unwrap_or(present);
             // What nothing lists is a left-over only if no catalog newer than this view lists it.
-            if catalog::newest_number(self.repository)? == self.view.head.catalog.n {
+            if catalog::newest_number(self.repository)? == self.view.head.catalog.n
+                || !keeps(Rule::SweptOnNewest)
+            {
                 let swept = sweep::sweep(self.repository, self.index, &mut self.view, present)?;
                 self.report.deleted_packs += swept.packs;
                 self.report.deleted_bytes += swept.bytes;

@@ -12,6 +12,7 @@ use super::{PruneOptions, sync_whole, transition};
 use crate::index::Index;
 use crate::process::{self, Liveness};
 use crate::repository::now_s;
+use crate::rules::{self, Rule, keeps};
 use crate::store::StoreError;
 use crate::view::{self, View};
 use crate::{Repository, RepositoryError, catalog};
@@ -74,7 +75,8 @@ pub(crate) fn sweep(
         sync_whole(repository, index, view)?;
         let mut gone = HashSet::new();
         for pack in &view.head.catalog.dead {
-            if index.pack_number(pack)?.is_none() && is_gone(repository, pack)? {
+            let is_named = index.pack_number(pack)?.is_some() && keeps(Rule::DeadOutliveSegments);
+            if !is_named && is_gone(repository, pack)? {
                 gone.insert(*pack);
             }
         }
@@ -127,10 +129,12 @@ fn sweep_orphans(
     let over = |name: &ObjectName| {
         let session = &name.session;
         let ended = folded.contains(session) || !view.sessions.contains_key(session);
-        ended
-            && !mains.contains(session)
-            && !view.unfolded.contains_key(session)
-            && !view.damaged.contains(session)
+        let is_open = !ended && keeps(Rule::OrphanSessionIsOver);
+        let has_part = mains.contains(session) && keeps(Rule::PartsProtectPacks);
+        !(is_open
+            || has_part
+            || view.unfolded.contains_key(session)
+            || view.damaged.contains(session))
     };
     let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
     let mut orphans = Vec::new();
@@ -144,18 +148,35 @@ fn sweep_orphans(
         view.index_view().segments.iter().map(|segment| segment.name).collect();
     let segments = present.segments.keys();
     let orphans = segments.filter(|segment| over(segment) && !listed.contains(segment));
-    let orphans: Vec<ObjectKey> = orphans.map(|segment| ObjectKey::Segment(*segment)).collect();
+    let mut orphans: Vec<ObjectKey> = orphans.map(|segment| ObjectKey::Segment(*segment)).collect();
+    // A register that was created after its session was cleaned away, by who slept for long or
+    // by a request that was under way. It commits nothing, and what it would commit is gone.
+    let strays = view.registers.iter().filter(|id| {
+        !folded.contains(id)
+            && !view.sessions.contains_key(id)
+            && keeps(Rule::StrayRegistersAreSwept)
+    });
+    orphans.extend(strays.map(|id| ObjectKey::Commit(*id)));
     Ok(repository.store().delete_many(&orphans)?)
 }
 
 /// clean: removes the session record of folded sessions, and once that is seen gone the register.
 /// A register whose session is gone without being folded is a fence that came too late, and litter.
 pub(crate) fn clean_sessions(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
-    let folded = view.head.catalog.folded.iter().map(|folded| folded.session);
-    let ended = folded.filter(|id| view.sessions.contains_key(id));
-    let records = ended.flat_map(|id| [ObjectKey::Session(id), ObjectKey::Heartbeat(id)]);
+    let folded: Vec<SessionId> =
+        view.head.catalog.folded.iter().map(|folded| folded.session).collect();
+    let is_there = |id: &&SessionId| view.sessions.contains_key(*id);
+    let is_first =
+        |id: &&SessionId| keeps(Rule::SessionCleanedFirst) || !view.registers.contains(*id);
+    let ended = folded.iter().filter(is_there).filter(is_first);
+    let records = ended.flat_map(|id| [ObjectKey::Session(*id), ObjectKey::Heartbeat(*id)]);
     // A view lists registers before sessions, so a session that is not in it is gone for good.
-    let lone = view.registers.iter().filter(|id| !view.sessions.contains_key(id));
+    let lone = view.registers.iter().filter(|id| {
+        let is_stray = !folded.contains(id);
+        let is_too_soon = !is_stray && !keeps(Rule::SessionCleanedFirst);
+        !view.sessions.contains_key(id) && (!is_stray || keeps(Rule::StrayRegistersAreSwept))
+            || is_too_soon
+    });
     let registers = lone.map(|id| ObjectKey::Commit(*id));
     Ok(repository.store().delete_many(&records.chain(registers).collect::<Vec<_>>())?)
 }
@@ -243,11 +264,12 @@ impl Memory {
 /// yet to come is left alone: its maker may be about to create that version.
 pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
     let newest = view.head.catalog.n;
+    let versions = rules::many(CATALOGS_KEPT, 4);
     let mut kept: Vec<Catalog> = vec![view.head.catalog.clone()];
     let (mut old, mut recent) = (Vec::new(), Vec::new());
     repository.store().list(Prefix::Catalogs, &mut |listed| {
         match listed.key {
-            ObjectKey::Catalog(n) if n + CATALOGS_KEPT <= newest => old.push(listed.key),
+            ObjectKey::Catalog(n) if n + versions <= newest => old.push(listed.key),
             ObjectKey::Catalog(n) if n < newest => recent.push(n),
             _ => {}
         }
@@ -270,7 +292,7 @@ pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), Repositor
     let mut unused = Vec::new();
     repository.store().list(Prefix::CatalogPages, &mut |listed| {
         if let ObjectKey::CatalogPage { n, .. } = listed.key
-            && n <= newest
+            && (n <= newest || !keeps(Rule::PagesToComeStay))
             && !used.contains(&listed.key)
         {
             unused.push(listed.key);

@@ -10,7 +10,7 @@ use repo_format::segment::PackRow;
 use repo_format::session::SegmentRef;
 use rocksdb::WriteBatch;
 
-use super::database::{Database, damaged, failed};
+use super::backing::{Database, damaged, failed};
 use super::load::{Loader, Numbers, each_pack_of, record_of};
 use super::records::{self, Prefix};
 use super::view::{BAD, COMPLETE, CONDEMNED, DEAD, KNOWN, PackState, View};
@@ -286,7 +286,7 @@ impl Cache {
         let mut found = None;
         let done = self.database.lookup().and_then(|mut lookup| {
             lookup.each(prefix, &mut |place| {
-                if view.state(place.pack) == PackState::Live {
+                if view.state(place.pack).is_usable() {
                     found = Some(place);
                     return ControlFlow::Break(());
                 }

@@ -11,7 +11,7 @@ use repo_format::segment::{Entry, PackRow, Row};
 use repo_format::session::SegmentRef;
 use rocksdb::WriteBatch;
 
-use super::database::{Database, TableWriter, damaged, failed};
+use super::backing::{Database, TableWriter, damaged, failed};
 use super::records::{self, EntryRow, ListedPack};
 use super::view::{COMPLETE, KNOWN};
 use super::{BoxError, IndexError, Place, SegmentSource, Tuning};

@@ -16,6 +16,8 @@
 //!
 //! Memory does not grow with chunks, and by about two bytes with each pack.
 
+#[cfg(test)]
+mod backing;
 mod cache;
 mod database;
 mod home;
@@ -35,6 +37,8 @@ use repo_format::segment::{Entry, PackRow, Row};
 use repo_format::session::SegmentRef;
 
 use cache::Cache;
+#[cfg(not(test))]
+use database as backing;
 use home::Home;
 
 pub use view::PackState;

@@ -3,6 +3,7 @@
 use repo_format::id::SegmentName;
 
 use super::records::ListedPack;
+use crate::rules::{Rule, keeps};
 
 /// What a pack is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,18 @@ pub enum PackState {
     Dead,
     /// No segment of the view names it: to be ignored.
     Unlisted,
+}
+
+impl PackState {
+    /// Whether a new snapshot may refer to what is in such a pack.
+    pub(super) fn is_usable(self) -> bool {
+        match self {
+            Self::Live => true,
+            Self::Condemned => !keeps(Rule::CondemnedIsNotUsed),
+            Self::Unlisted => !keeps(Rule::UnlistedIsNothing),
+            Self::Bad | Self::Dead => false,
+        }
+    }
 }
 
 /// A segment of the view names the pack.
