@@ -52,6 +52,8 @@ pub(crate) enum Rule {
     MarkedOnThisCatalog,
     /// M3: marks count only while every pack chosen as a place is live.
     StaleMarksAreRedone,
+    /// M3: marks of a time when a chunk was found nowhere do not count later.
+    FoundNowhereIsStale,
     /// M3: another place of a chunk is one in a live pack.
     UncondemnedPlace,
     /// M3: packs condemned together are no places for each other's chunks.
@@ -117,7 +119,7 @@ pub(crate) enum Rule {
 #[cfg(test)]
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 52] = [
+    pub(crate) const ALL: [Self; 53] = [
         Self::ViewAfterSession,
         Self::CondemnedIsNotUsed,
         Self::UnlistedIsNothing,
@@ -140,6 +142,7 @@ impl Rule {
         Self::WinIsVerified,
         Self::MarkedOnThisCatalog,
         Self::StaleMarksAreRedone,
+        Self::FoundNowhereIsStale,
         Self::UncondemnedPlace,
         Self::CondemnedTogetherIsNoPlace,
         Self::CondemnedBeforeDead,

@@ -82,9 +82,12 @@ impl Marks {
     }
 
     /// Whether a chunk is marked in a pack that has left the live state since: its place has to be
-    /// chosen anew, or two maintainers could each count on the copy that the other gives up.
+    /// chosen anew, or two maintainers could each count on the copy that the other gives up. Or
+    /// whether a chunk was found nowhere: lists that are not of one moment may show a commit and
+    /// not the part whose segment has its chunks, and it is not looked for again by itself.
     pub(crate) fn are_stale(&self) -> bool {
-        self.packs.values().any(|pack| pack.needed_chunks > 0 && pack.state != PackState::Live)
+        let has_left = |pack: &PackMarks| pack.needed_chunks > 0 && pack.state != PackState::Live;
+        (self.missing > 0 && keeps(Rule::FoundNowhereIsStale)) || self.packs.values().any(has_left)
     }
 
     /// Marks what `roots` need. A chunk in several packs is needed in one of them only: a live

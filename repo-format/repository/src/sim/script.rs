@@ -53,7 +53,9 @@ pub(super) fn read(text: &str) -> Vec<Scenario> {
 }
 
 fn read_line(plan: &mut Plan, line: &str) -> Option<()> {
-    if let Some(line) = line.strip_prefix('>') {
+    if let Some(page) = line.strip_prefix("page ") {
+        plan.page = page.parse().ok()?;
+    } else if let Some(line) = line.strip_prefix('>') {
         let words: Vec<&str> = line.split_whitespace().collect();
         let stage = read_stage(plan, &words)?;
         let Schedule::Script(stages) = &mut plan.schedule else { return None };
