@@ -89,7 +89,8 @@ fn explore(seeds: std::ops::Range<u64>, enough: impl Fn() -> bool + Sync) -> Opt
             });
         }
     });
-    let (seconds, count) = (began.elapsed().as_secs_f64(), next.into_inner().min(seeds.end));
+    let (seconds, count) =
+        (began.elapsed().as_secs_f64(), next.into_inner().min(seeds.end) - seeds.start);
     let (steps, saved) = (steps.into_inner(), saved.into_inner());
     println!(
         "{count} seeds, {steps} requests, {saved} snapshots, {seconds:.1} s; {:#?}",
