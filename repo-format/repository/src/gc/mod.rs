@@ -181,13 +181,19 @@ pub fn forget(
 /// Folds commits into the catalog when many have piled up, so that opening stays quick where
 /// nobody prunes. Failing is harmless.
 ///
+/// * `waiting`: what [`View::waiting`] was when the run began. Its own commit is one more; if these
+///   are few, nothing is asked: whoever comes next sees those of others.
+///
 /// # Errors
 ///
 /// The store failed.
-pub fn fold_if_many(repository: &Repository) -> Result<(), RepositoryError> {
+pub fn fold_if_many(repository: &Repository, waiting: usize) -> Result<(), RepositoryError> {
     const MANY: usize = 32;
+    if waiting + 1 < MANY {
+        return Ok(());
+    }
     let mut view = View::for_maintenance(repository)?;
-    if view.unfolded.len() + view.fenced.len() < MANY {
+    if view.waiting() < MANY {
         return Ok(());
     }
     transition(repository, &mut view, |view, draft| {
