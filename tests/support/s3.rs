@@ -233,10 +233,32 @@ impl Server {
         panic!("the S3 server does not start: {}", log(folder.path()));
     }
 
+    /// Time of processors that it took so far.
+    pub fn cpu(&self) -> Duration {
+        // A child of the shell that we started.
+        let shell = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+        children.split_whitespace().map(|id| cpu_of(id.parse().unwrap())).sum()
+    }
+
     /// The folder where it keeps the bucket.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
+}
+
+/// Time of processors that a process took so far.
+pub fn cpu_of(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // User and system time are the 12th and 13th field behind the command in parentheses.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_secs(ticks) / ticks_per_second()
+}
+
+fn ticks_per_second() -> u32 {
+    // SAFETY: it takes a number and gives one.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap()
 }
 
 impl Drop for Server {

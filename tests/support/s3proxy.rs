@@ -88,6 +88,10 @@ pub struct Seen {
     pub body_bytes: usize,
     /// Its headers, as they came.
     pub headers: String,
+    /// How many requests were sent one after the other up to this one, it included: one more than the
+    /// most of those that were answered before it came. With latency, and for as long as a client
+    /// does not wait for anything else, that is how many round trips it had to wait for.
+    pub depth: usize,
 }
 
 impl Seen {
@@ -97,11 +101,20 @@ impl Seen {
     }
 }
 
+/// Round trips in sequence that these requests took.
+pub fn depth(seen: &[Seen]) -> usize {
+    seen.iter().map(|seen| seen.depth).max().unwrap_or(0)
+}
+
 #[derive(Debug)]
 struct State {
     orders: Orders,
     rng: Rng,
     seen: Vec<Seen>,
+    /// Counts how often `seen` was taken.
+    round: u64,
+    /// The greatest depth of a request of this round that was answered.
+    answered: usize,
     spoilt: u64,
 }
 
@@ -124,7 +137,8 @@ impl Proxy {
     /// In front of `endpoint`, an `http://` URL.
     pub fn start(endpoint: &str, seed: u64, orders: Orders) -> Self {
         let upstream = endpoint.strip_prefix("http://").unwrap().trim_end_matches('/');
-        let state = State { orders, rng: Rng::new(seed), seen: Vec::new(), spoilt: 0 };
+        let rng = Rng::new(seed);
+        let state = State { orders, rng, seen: Vec::new(), round: 0, answered: 0, spoilt: 0 };
         let shared = Arc::new(Shared {
             upstream: upstream.parse().unwrap(),
             state: Mutex::new(state),
@@ -157,7 +171,10 @@ impl Proxy {
 
     /// The requests that came since this was last asked.
     pub fn take_seen(&self) -> Vec<Seen> {
-        std::mem::take(&mut self.shared.state.lock().unwrap().seen)
+        let mut state = self.shared.state.lock().unwrap();
+        state.round += 1;
+        state.answered = 0;
+        std::mem::take(&mut state.seen)
     }
 
     /// Requests that went wrong so far.
@@ -310,14 +327,15 @@ impl Shared {
             let target = words.next().unwrap_or_default().to_owned();
             let body_bytes = request.body.len();
             let headers = String::from_utf8_lossy(&request.head).into_owned();
-            let seen = Seen { method: method.clone(), target, body_bytes, headers };
+            let seen = Seen { method: method.clone(), target, body_bytes, headers, depth: 0 };
             let signed = request.header("authorization").unwrap_or_default();
-            let (fault, latency) = self.draw(seen, !signed.contains("/us-east-1/"));
+            let (fault, latency, place) = self.draw(seen, !signed.contains("/us-east-1/"));
             std::thread::sleep(latency);
             let goes_on = match fault {
-                None => self
-                    .pass(&request, &method, &mut server)
-                    .is_some_and(|answer| answer.write(client).is_ok()),
+                None => self.pass(&request, &method, &mut server).is_some_and(|answer| {
+                    self.answered(place);
+                    answer.write(client).is_ok()
+                }),
                 Some(fault) => self.spoil(fault, &request, &method, client, &mut server),
             };
             if !goes_on {
@@ -328,15 +346,23 @@ impl Shared {
     }
 
     /// * `elsewhere`: whether it is signed for another region.
-    fn draw(&self, seen: Seen, elsewhere: bool) -> (Option<Fault>, Duration) {
+    fn draw(&self, seen: Seen, elsewhere: bool) -> (Option<Fault>, Duration, (u64, usize)) {
         let mut state = self.state.lock().unwrap();
-        state.seen.push(seen);
+        let depth = state.answered + 1;
+        state.seen.push(Seen { depth, ..seen });
         let Orders { one_in, faults, latency } = state.orders.clone();
         let spoils = one_in > 0 && !faults.is_empty() && state.rng.below(one_in) == 0;
         let fault = spoils.then(|| *state.rng.pick(&faults));
         let fault = fault.filter(|fault| *fault != Fault::Elsewhere || elsewhere);
         state.spoilt += u64::from(fault.is_some());
-        (fault, latency)
+        (fault, latency, (state.round, depth))
+    }
+
+    fn answered(&self, (round, depth): (u64, usize)) {
+        let mut state = self.state.lock().unwrap();
+        if state.round == round {
+            state.answered = state.answered.max(depth);
+        }
     }
 
     /// The server's answer. Its connection is kept for the next request.

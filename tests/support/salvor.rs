@@ -290,6 +290,8 @@ pub struct Ended {
     pub took: Duration,
     /// Most memory it had at once; see wait4(2).
     pub peak_bytes: u64,
+    /// Time of processors that it took, the system's on its behalf included.
+    pub cpu: Duration,
 }
 
 impl std::fmt::Display for Ended {
@@ -403,7 +405,7 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         }
         let took = self.started.elapsed();
-        let (status, peak_bytes) = wait_measured(&self.child.take().unwrap());
+        let (status, usage) = wait_measured(&self.child.take().unwrap());
         let join = |thread: Option<JoinHandle<String>>| thread.unwrap().join().unwrap();
         Ended {
             line: std::mem::take(&mut self.line),
@@ -412,7 +414,8 @@ impl Running {
             stdout: join(self.stdout.take()),
             stderr: join(self.stderr.take()),
             took,
-            peak_bytes,
+            peak_bytes: u64::try_from(usage.ru_maxrss).unwrap() * 1024,
+            cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
         }
     }
 }
@@ -433,9 +436,14 @@ fn read_all(stream: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Waits for a child and tells how much memory it had. The kernel counts what this process had
+fn duration(time: libc::timeval) -> Duration {
+    let micros = u64::try_from(time.tv_usec).unwrap();
+    Duration::from_secs(u64::try_from(time.tv_sec).unwrap()) + Duration::from_micros(micros)
+}
+
+/// Waits for a child and tells what it took. Of its memory the kernel counts what this process had
 /// when it made the child, too: tests that measure must be small themselves.
-fn wait_measured(child: &Child) -> (std::process::ExitStatus, u64) {
+fn wait_measured(child: &Child) -> (std::process::ExitStatus, libc::rusage) {
     let id = libc::pid_t::try_from(child.id()).unwrap();
     let mut status = 0;
     // SAFETY: `rusage` is numbers only, so that all zeroes are a value.
@@ -443,6 +451,5 @@ fn wait_measured(child: &Child) -> (std::process::ExitStatus, u64) {
     // SAFETY: both pointers are to live variables of the right types.
     let waited = unsafe { libc::wait4(id, &raw mut status, 0, &raw mut usage) };
     assert_eq!(waited, id, "{}", std::io::Error::last_os_error());
-    let peak_kib = u64::try_from(usage.ru_maxrss).unwrap();
-    (std::process::ExitStatus::from_raw(status), peak_kib * 1024)
+    (std::process::ExitStatus::from_raw(status), usage)
 }

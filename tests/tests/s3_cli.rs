@@ -190,6 +190,8 @@ fn a_terabyte_costs_few_requests_and_a_change_only_what_has_changed() {
     let packs = |seen: &[Seen]| seen.iter().filter(|seen| seen.body_bytes > 16 << 20).count();
     let (all, large) = (paid(&first), packs(&first));
     let others = all - large;
+    // Packs that are not full are among them.
+    assert!(others <= 20, "{others} requests beside the packs");
     // At 100 MB/s a terabyte takes 334 checkpoints, none of which takes as much as this whole run
     // beside its packs.
     let per_tb = large as u64 * 1_000_000_000_000 / SIZE + 334 * others as u64;
@@ -198,12 +200,23 @@ fn a_terabyte_costs_few_requests_and_a_change_only_what_has_changed() {
 
     lab.ok(&["backup", "disk", "--name", "disk"]);
     let unchanged = paid(&proxy.take_seen());
-    overwrite(&lab.path("disk"), 128 * MIB);
+    overwrite(&lab.path("disk"), 1, 128 * MIB);
     lab.ok(&["backup", "disk", "--name", "disk"]);
     let changed = paid(&proxy.take_seen());
     println!("unchanged: {unchanged} requests, 128 MiB changed: {changed}");
     assert!(unchanged <= 200, "{unchanged} requests for nothing");
     assert!(changed <= 200 + 2, "{changed} requests for 128 MiB");
+
+    // With room for longer packs a change takes no more than a request for every 64 MiB of it, but
+    // for what is the same however much has changed.
+    overwrite(&lab.path("disk"), 2, 448 * MIB);
+    lab.ok(&["--memory", "1G", "backup", "disk", "--name", "disk"]);
+    let changed = paid(&proxy.take_seen());
+    println!("448 MiB changed, with more memory: {changed}");
+    assert!(
+        changed <= unchanged + 7 + 4,
+        "{changed} requests for 448 MiB, {unchanged} for nothing"
+    );
 
     fs::remove_dir_all(lab.path("home/.cache")).unwrap();
     lab.ok(&["restore", "disk@latest", "back"]);
@@ -300,10 +313,10 @@ fn stats_count_what_is_in_the_bucket_and_estimate_its_price() {
 }
 
 /// Other bytes at the start of a file.
-fn overwrite(path: &std::path::Path, len: u64) {
+fn overwrite(path: &std::path::Path, seed: u64, len: u64) {
     use std::io::{Seek, SeekFrom, Write};
     let mut file = fs::File::options().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
-    let noise = Rng::new(99).noise(usize::try_from(len).unwrap());
+    let noise = Rng::new(99 + seed).noise(usize::try_from(len).unwrap());
     file.write_all(&noise).unwrap();
 }

@@ -54,7 +54,7 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
         let message = "--changed-blocks is for images and devices, and this is a directory";
         return Err(CliError::Usage(message.into()));
     }
-    let repository = context.open()?;
+    let (repository, glance) = context.open_with_glance(true)?;
     let chunk_log2 = repository.config().chunk_log2;
     let budget = context.budget(1 << chunk_log2);
     let index = context.index(&repository)?;
@@ -63,7 +63,8 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
         packs: budget.packs,
         cluster: context.cluster(),
     };
-    let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
+    let (writer, unreadable) =
+        Writer::open_after(&repository, Arc::clone(&index), &options, glance.as_ref())?;
     context.check_witness(&repository, writer.view())?;
     for problem in unreadable {
         context.ui.warn(&format!("{problem}; what it lists is stored again"));
@@ -305,11 +306,12 @@ impl Run<'_> {
             issues: found.issues,
             ..record
         };
+        let waiting = writer.view().waiting();
         let counts = writer.counts();
         let compression = units::compression(writer.compression());
         let snapshot = writer.finish(snapshot, superseded)?;
         // Whoever opens the repository next is spared the work; failing costs only that.
-        drop(gc::fold_if_many(&repository));
+        drop(gc::fold_if_many(&repository, waiting));
         let mut extra = json!({ "compression": compression, "tree": found.extra });
         requests::add(&mut extra, &**repository.store());
         report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);

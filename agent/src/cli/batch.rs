@@ -56,10 +56,30 @@ impl BatchSource for Batched<'_> {
                 return Ok(());
             }
         }
-        let (mut bytes, mut plain, mut decoder) = (Vec::new(), Vec::new(), Decoder::new()?);
-        for range in ranges {
-            if self.range(&range, &mut bytes, &mut decoder, &mut plain, each)?.is_break() {
-                break;
+        let (mut plain, mut decoder) = (Vec::new(), Decoder::new()?);
+        if !self.0.is_far() {
+            let mut bytes = Vec::new();
+            for range in &ranges {
+                let fetched = self.0.fetch(range, &mut bytes).map(|()| bytes.as_mut_slice());
+                if self.range(range, fetched, &mut decoder, &mut plain, each)?.is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let mut left = ranges.as_slice();
+        while !left.is_empty() {
+            let (together, others) = left.split_at(together(left));
+            left = others;
+            for (range, fetched) in together.iter().zip(self.0.fetch_all(together)) {
+                let mut bytes = Vec::new();
+                let fetched = fetched.map(|fetched| {
+                    bytes = fetched;
+                    bytes.as_mut_slice()
+                });
+                if self.range(range, fetched, &mut decoder, &mut plain, each)?.is_break() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -70,17 +90,17 @@ impl Batched<'_> {
     fn range(
         &self,
         range: &Range,
-        bytes: &mut Vec<u8>,
+        fetched: Result<&mut [u8], RepositoryError>,
         decoder: &mut Decoder,
         plain: &mut Vec<u8>,
         each: Each<'_>,
     ) -> Result<ControlFlow<()>, RepositoryError> {
-        match self.0.fetch(range, bytes) {
+        let bytes = match fetched {
             Err(error) if !error.is_damage() => return Err(error),
             // Chunk by chunk, other copies are still tried.
-            Err(_) => bytes.clear(),
-            Ok(()) => {}
-        }
+            Err(_) => &mut [],
+            Ok(bytes) => bytes,
+        };
         let cipher = self.0.cipher(&range.pack)?;
         for wanted in &range.chunks {
             let got = self
@@ -93,6 +113,17 @@ impl Batched<'_> {
         }
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// How many of the ranges are fetched at once.
+fn together(ranges: &[Range]) -> usize {
+    const BYTES_MAX: usize = 16 << 20;
+    let mut bytes = 0;
+    let fits = |range: &&Range| {
+        bytes += range.len;
+        bytes <= BYTES_MAX
+    };
+    ranges.iter().take_while(fits).count().max(1)
 }
 
 fn position(tag: u64) -> usize {

@@ -11,14 +11,17 @@ use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::tree::{Content, Entry, EntryKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::chunks::ChunkSource;
+use repository::index::Index;
 use repository::reader::Reader;
 use repository::session::OpenSession;
 use repository::view::View;
+use repository::writer::sync_index;
 use repository::{Repository, RepositoryError};
 use serde_json::json;
 
 use super::args::{CatArgs, DiffArgs, LsArgs};
 use super::batch::Batched;
+use super::cat::cat_volume;
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::units;
@@ -35,14 +38,68 @@ pub(super) struct Opened {
     _session: Option<OpenSession>,
 }
 
+impl Opened {
+    fn new(
+        context: &Context,
+        snapshot: Snapshot,
+        reader: Reader,
+        session: Option<OpenSession>,
+        problems: &[String],
+    ) -> Self {
+        for problem in problems {
+            context.ui.warn(problem);
+        }
+        let repository = Arc::clone(reader.repository());
+        Self { repository, snapshot, reader, _session: session }
+    }
+}
+
 /// Finds a snapshot and pins it. A repository that cannot be written to is read without a pin.
 pub(super) fn open(context: &Context, wanted: &str) -> Result<Opened, CliError> {
-    let repository = context.open()?;
+    let (repository, glance) = context.open_with_glance(true)?;
+    let index = context.index(&repository)?;
+    if let Some(seen) = glance.and_then(|glance| View::of_glance(&repository, &glance))
+        && let Some(opened) = open_seen(context, &repository, &index, wanted, &seen)?
+    {
+        return Ok(opened);
+    }
     let view = View::for_reading(&repository)?;
     let snapshot = view.find(wanted, context.cluster())?.clone();
     let (session, view) = pin(context, &repository, &snapshot, view)?;
-    let reader = context.reader(&repository, &view)?;
-    Ok(Opened { repository, snapshot, reader, _session: session })
+    let problems = sync_index(&repository, &index, &view)?;
+    let reader = Reader::new(&repository, index);
+    Ok(Opened::new(context, snapshot, reader, session, &problems))
+}
+
+/// Finds and pins it in what was seen at first, and brings the index in line meanwhile. `None` if the
+/// snapshot was not seen or there is a newer catalog: all is to be asked anew then.
+fn open_seen(
+    context: &Context,
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    wanted: &str,
+    seen: &View,
+) -> Result<Option<Opened>, CliError> {
+    let Ok(snapshot) = seen.find(wanted, context.cluster()).cloned() else { return Ok(None) };
+    let reader = Reader::new(repository, Arc::clone(index));
+    let (synced, pinned) = std::thread::scope(|scope| {
+        let synced = scope.spawn(|| {
+            let problems = sync_index(repository, index, seen)?;
+            // Whatever comes of it: the reader keeps what is around it, and asks again for what it
+            // could not get.
+            drop(reader.get(PackKind::Meta, &snapshot.root, &mut Vec::new()));
+            Ok(problems)
+        });
+        let pinned = OpenSession::reader(repository, context.cluster(), snapshot.id, Some(seen));
+        (synced.join().unwrap_or(Err(RepositoryError::WorkerLost)), pinned)
+    });
+    match pinned {
+        Ok((session, view)) if view.head.catalog.n == seen.head.catalog.n => {
+            Ok(Some(Opened::new(context, snapshot, reader, Some(session), &synced?)))
+        }
+        Ok(_) | Err(RepositoryError::NoSnapshot { .. } | RepositoryError::Store(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens a session that holds `snapshot`, and the view to read with: `view` itself where no
@@ -53,7 +110,7 @@ fn pin(
     snapshot: &Snapshot,
     view: View,
 ) -> Result<(Option<OpenSession>, View), CliError> {
-    match OpenSession::reader(repository, context.cluster(), snapshot.id) {
+    match OpenSession::reader(repository, context.cluster(), snapshot.id, Some(&view)) {
         Ok((session, view)) => Ok((Some(session), view)),
         Err(RepositoryError::Store(error)) => {
             context.ui.detail(&format!("reading without a session: {error}"));
@@ -86,7 +143,7 @@ fn volume_root(opened: &Opened) -> Result<VolumeRoot, CliError> {
     VolumeRoot::decode(&plain).map_err(|error| RepositoryError::format(what, error).into())
 }
 
-fn page(reader: &Reader, page: &PageRef) -> Result<Page, CliError> {
+pub(super) fn page(reader: &Reader, page: &PageRef) -> Result<Page, CliError> {
     match page {
         PageRef::Hole => Ok(Page::default()),
         PageRef::Missing => Ok(Page { slots: vec![Slot::Missing; PAGE_SLOTS] }),
@@ -215,7 +272,9 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<Exit, CliError> {
             let root = &opened.snapshot.root;
             restore_file(&source, root, &tree_path(path)?, &mut out, &context.cancel)?;
         }
-        (VolumeKind::Block, None) => cat_volume(context, &opened, &mut out)?,
+        (VolumeKind::Block, None) => {
+            cat_volume(&opened.reader, &volume_root(&opened)?, &mut out, &context.cancel)?;
+        }
         (VolumeKind::Tree, None) => {
             return Err(CliError::Usage("name the file of the tree to write".into()));
         }
@@ -228,41 +287,6 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn cat_volume(context: &Context, opened: &Opened, out: &mut dyn Write) -> Result<(), CliError> {
-    let root = volume_root(opened)?;
-    let chunk_bytes = 1usize << root.chunk_log2;
-    let zeroes = vec![0u8; chunk_bytes];
-    let (mut left, mut plain) = (root.size_bytes, Vec::new());
-    for reference in &root.pages {
-        let page = page(&opened.reader, reference)?;
-        for slot in &page.slots {
-            let len = usize::try_from(left.min(chunk_bytes as u64)).unwrap_or(chunk_bytes);
-            if len == 0 {
-                return Ok(());
-            }
-            if context.cancel.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err(CliError::Interrupted("interrupted".into()));
-            }
-            let bytes = match slot {
-                Slot::Data(id) => {
-                    opened.reader.get(PackKind::Data, id, &mut plain)?;
-                    plain.as_slice()
-                }
-                Slot::Hole | Slot::Zero => zeroes.get(..len).unwrap_or_default(),
-                Slot::Missing => {
-                    let at = root.size_bytes - left;
-                    let message =
-                        format!("bytes {at}..{} are not in the snapshot", at + len as u64);
-                    return Err(CliError::Failed(message));
-                }
-            };
-            out.write_all(bytes).map_err(CliError::io("cannot write to standard output"))?;
-            left -= len as u64;
-        }
-    }
-    Ok(())
-}
-
 pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, CliError> {
     let a = open(context, &args.a)?;
     let view = View::for_reading(a.reader.repository())?;
@@ -271,7 +295,7 @@ pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, CliError>
         return Err(CliError::Failed("a volume and a tree cannot be compared".into()));
     }
     let (pin, view) = pin(context, a.reader.repository(), &other, view)?;
-    repository::writer::sync_index(a.reader.repository(), a.reader.index(), &view)?;
+    sync_index(a.reader.repository(), a.reader.index(), &view)?;
     let exit = match other.kind {
         VolumeKind::Tree => diff_trees(context, &a, &other)?,
         VolumeKind::Block => diff_volumes(context, &a, &other)?,

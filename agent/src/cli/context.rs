@@ -7,12 +7,10 @@ use std::sync::atomic::AtomicBool;
 
 use repo_format::id::ClusterId;
 use repository::index::Index;
-use repository::reader::Reader;
 use repository::store::s3::S3Config;
 use repository::store::{Location, SplitStore, Store};
 use repository::view::View;
-use repository::writer::sync_index;
-use repository::{Repository, RepositoryError, UnlockSecret, catalog};
+use repository::{Glance, Repository, RepositoryError, UnlockSecret, catalog};
 use zeroize::Zeroizing;
 
 use super::args::{Global, IoEngine};
@@ -102,6 +100,19 @@ impl Context {
         Ok(Arc::new(Repository::open(store, &secret)?))
     }
 
+    /// As [`Self::open`], with a first look at what is there.
+    ///
+    /// * `creates`: whether anything will be created, were it a session to read.
+    pub(crate) fn open_with_glance(
+        &self,
+        creates: bool,
+    ) -> Result<(Arc<Repository>, Option<Glance>), CliError> {
+        let store = self.store(false)?;
+        let secret = self.secret(false)?;
+        let (repository, glance) = Repository::open_with_glance(store, &secret, creates)?;
+        Ok((Arc::new(repository), glance))
+    }
+
     /// The secret that opens the repository; asked for twice when it is a `new` one.
     pub(crate) fn secret(&self, new: bool) -> Result<UnlockSecret, CliError> {
         read_secret(
@@ -146,19 +157,6 @@ impl Context {
             self.ui.note(&notice.to_string());
         }
         Ok(Arc::new(index))
-    }
-
-    /// A reader whose index is in line with `view`.
-    pub(crate) fn reader(
-        &self,
-        repository: &Arc<Repository>,
-        view: &View,
-    ) -> Result<Reader, CliError> {
-        let index = self.index(repository)?;
-        for problem in sync_index(repository, &index, view)? {
-            self.ui.warn(&problem);
-        }
-        Ok(Reader::new(repository, index))
     }
 
     /// The highest catalog version this machine saw, if it saw any.

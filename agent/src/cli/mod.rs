@@ -5,6 +5,7 @@ mod backup;
 mod batch;
 mod browse;
 mod budget;
+mod cat;
 mod context;
 mod copy;
 mod error;

@@ -118,8 +118,18 @@ fn restore_setup(
 fn fetchers(context: &Context, memory: usize) -> Result<usize, CliError> {
     let most = usize::try_from(RANGE_BYTES_MAX).unwrap_or(usize::MAX);
     Ok(match context.location()? {
-        Location::S3 { .. } => (memory / 3 / most).clamp(3, 12),
+        Location::S3 { .. } => (memory / 3 / most).clamp(3, 24),
         Location::Path(_) => 3,
+    })
+}
+
+/// Threads that fetch and write files; 0 for as many as suit the processors. Each holds a range and
+/// a chunk.
+fn tree_workers(context: &Context) -> Result<usize, CliError> {
+    let memory = context.budget(1 << 20).packs.buffer_bytes();
+    Ok(match context.location()? {
+        Location::S3 { .. } => fetchers(context, memory / 2)?.max(2 * context.threads()),
+        Location::Path(_) => 0,
     })
 }
 
@@ -281,7 +291,7 @@ fn restore_directory(
         owner: !args.no_owner,
         no_sparse: args.no_sparse,
         sync: true,
-        workers: 0,
+        workers: tree_workers(context)?,
         scratch: context.scratch_dir(),
     };
     let mut damaged = false;

@@ -16,8 +16,10 @@ use super::units;
 
 pub(super) fn run(context: &Context, args: &SnapshotsArgs) -> Result<Exit, CliError> {
     let tags = parse_tags(&args.tags)?;
-    let repository = context.open()?;
-    let view = View::for_reading(&repository)?;
+    let (repository, glance) = context.open_with_glance(false)?;
+    // Only who asks for unfinished runs is told what the records of their sessions say.
+    let glance = glance.filter(|_| !args.unfinished);
+    let view = View::for_reading_after(&repository, glance.as_ref())?;
     let is_wanted = |snapshot: &&Snapshot| {
         args.name.as_ref().is_none_or(|name| *name == snapshot.name)
             && tags.iter().all(|tag| snapshot.tags.contains(tag))

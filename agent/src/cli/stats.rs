@@ -23,8 +23,8 @@ const INCREMENTAL_PART: u64 = 100;
 pub(super) fn run(context: &Context, args: &StatsArgs) -> Result<Exit, CliError> {
     let table = table(args.price_table.as_deref())?;
     let price = chosen(context, &table, args.price.as_deref())?;
-    let repository = context.open()?;
-    let view = View::for_reading(&repository)?;
+    let (repository, glance) = context.open_with_glance(false)?;
+    let view = View::for_reading_after(&repository, glance.as_ref())?;
     let index = context.index(&repository)?;
     for problem in sync_index(&repository, &index, &view)? {
         context.ui.warn(&problem);

@@ -39,10 +39,10 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, CliError
     let options = VerifyOptions {
         snapshots: wanted(context, &repository, args)?,
         read_data: args.read_data.map(|share| share.0),
-        threads: context.threads(),
+        threads: readers(context, &repository),
+        memory_bytes: context.budget(1 << repository.config().chunk_log2).packs.buffer_bytes(),
         witness,
         record: true,
-        ..VerifyOptions::default()
     };
     let status = || Status {
         done: watch.done.load(Ordering::Relaxed),
@@ -55,6 +55,13 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, CliError
         .watch("verify", status, || check::verify(&repository, &index, &options, &watch))?;
     show(context, &**repository.store(), &report);
     Ok(if report.is_clean() { Exit::Done } else { Exit::Damaged })
+}
+
+/// Threads that read packs. Most of a request to a server is waiting.
+fn readers(context: &Context, repository: &Repository) -> usize {
+    const FAR: usize = 8;
+    let is_far = repository.store().traffic().is_some();
+    if is_far { FAR.max(context.threads()) } else { context.threads() }
 }
 
 fn wanted(

@@ -7,6 +7,7 @@ use repo_format::id::SnapshotId;
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::limits::RECORD_BYTES_MAX;
 
+use crate::parallel::try_each;
 use crate::recover::is_lost;
 use crate::repository::now_s;
 use crate::rules::{Rule, keeps};
@@ -51,8 +52,19 @@ fn unreadable(source: RepositoryError) -> RepositoryError {
 ///
 /// [`RepositoryError::CatalogUnreadable`] if it or a page is damaged or missing; the store failed.
 pub fn newest(repository: &Repository) -> Result<Head, RepositoryError> {
+    newest_after(repository, None)
+}
+
+/// As [`newest`], without reading it again if it is still `known`.
+pub(crate) fn newest_after(
+    repository: &Repository,
+    known: Option<&Head>,
+) -> Result<Head, RepositoryError> {
     loop {
         let n = newest_number(repository)?;
+        if let Some(known) = known.filter(|known| known.catalog.n == n) {
+            return Ok(known.clone());
+        }
         match load(repository, n) {
             // Trimmed, or its pages were, since it was listed: there is a newer one.
             Err(RepositoryError::Store(StoreError::Missing { .. }))
@@ -70,13 +82,18 @@ pub fn newest(repository: &Repository) -> Result<Head, RepositoryError> {
 /// The store failed, or the catalog or a page is damaged.
 pub fn load(repository: &Repository, n: u64) -> Result<Head, RepositoryError> {
     let (catalog, hash) = load_bare(repository, n)?;
-    let mut snapshots = BTreeMap::new();
-    for page in catalog.pages.iter().flatten() {
-        for listed in load_page(repository, page)? {
-            snapshots.insert(listed.snapshot.id, listed);
-        }
-    }
+    let snapshots = load_pages(repository, &catalog)?;
     Ok(Head { catalog, hash, snapshots })
+}
+
+/// The snapshots of a catalog.
+pub(crate) fn load_pages(
+    repository: &Repository,
+    catalog: &Catalog,
+) -> Result<BTreeMap<SnapshotId, Listed>, RepositoryError> {
+    let pages: Vec<&PageRef> = catalog.pages.iter().flatten().collect();
+    let pages = try_each(&pages, |page| load_page(repository, page))?;
+    Ok(pages.into_iter().flatten().map(|listed| (listed.snapshot.id, listed)).collect())
 }
 
 /// Catalog version `n` without its snapshots, and the hash of its object.
@@ -85,8 +102,17 @@ pub fn load(repository: &Repository, n: u64) -> Result<Head, RepositoryError> {
 ///
 /// As [`load`].
 pub fn load_bare(repository: &Repository, n: u64) -> Result<(Catalog, [u8; 32]), RepositoryError> {
+    let sealed = repository.store().get(&ObjectKey::Catalog(n), RECORD_BYTES_MAX)?;
+    open_bare(repository, n, sealed)
+}
+
+/// As [`load_bare`], of the bytes of version `n`.
+pub(crate) fn open_bare(
+    repository: &Repository,
+    n: u64,
+    sealed: Vec<u8>,
+) -> Result<(Catalog, [u8; 32]), RepositoryError> {
     let key = ObjectKey::Catalog(n);
-    let sealed = repository.store().get(&key, RECORD_BYTES_MAX)?;
     let hash = *blake3::hash(&sealed).as_bytes();
     let plain = repository.open_sealed(&key, sealed)?;
     let catalog = Catalog::decode(&plain).map_err(|error| RepositoryError::format(key, error))?;
@@ -220,9 +246,7 @@ fn write_pages(
         let nonce = u64::from_le_bytes(random::bytes()?);
         let snapshots = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let page = PageRef { n, nonce, snapshots, digest };
-        for key in page.keys() {
-            repository.put_sealed(&key, &plain)?;
-        }
+        try_each(&page.keys(), |key| repository.put_sealed(key, &plain))?;
         pages.push(Some(page));
     }
     Ok(pages)

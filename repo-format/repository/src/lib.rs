@@ -13,8 +13,10 @@ pub mod cost;
 pub mod effort;
 mod error;
 pub mod gc;
+mod glance;
 pub mod index;
 pub mod packer;
+mod parallel;
 pub mod process;
 mod random;
 pub mod reader;
@@ -35,4 +37,5 @@ pub mod walk;
 pub mod writer;
 
 pub use error::RepositoryError;
+pub use glance::Glance;
 pub use repository::{InitOptions, Repository, SlotInfo, UnlockSecret};

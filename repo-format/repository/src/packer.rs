@@ -36,11 +36,15 @@ pub struct PackOptions {
 }
 
 impl PackOptions {
-    /// Sizes that keep all buffers together under about `memory_bytes`.
+    /// Sizes that keep all buffers together under about `memory_bytes`, as long as that is no less
+    /// than 24 MiB. A pack is a request, so they are as large as they can be with three on their way
+    /// while two are filled; only beyond the greatest length are there more of them.
     pub fn within(memory_bytes: usize, chunk_bytes: usize) -> Self {
-        let data_bytes = (memory_bytes / 5).clamp(4 << 20, 32 << 20);
-        let meta_bytes = (data_bytes / 4).clamp(2 << 20, 8 << 20);
-        Self { data_bytes, meta_bytes, chunk_bytes, buffers: 4, uploads: 3 }
+        let meta_bytes = (memory_bytes / 24).clamp(META_BYTES.0, META_BYTES.1);
+        let room = memory_bytes.saturating_sub(META_BUFFERS * meta_bytes);
+        let data_bytes = (room / BUFFERS.0).clamp(DATA_BYTES.0, DATA_BYTES.1);
+        let buffers = (room / data_bytes).clamp(BUFFERS.0, BUFFERS.1);
+        Self { data_bytes, meta_bytes, chunk_bytes, buffers, uploads: buffers - 1 }
     }
 
     /// Most bytes that the buffers take together.
@@ -51,6 +55,11 @@ impl PackOptions {
 }
 
 const META_BUFFERS: usize = 2;
+/// Least and greatest. With packs of more than 64 MiB a change costs less than a request for every
+/// 64 MiB, checkpoints included.
+const DATA_BYTES: (usize, usize) = (4 << 20, 80 << 20);
+const META_BYTES: (usize, usize) = (2 << 20, 8 << 20);
+const BUFFERS: (usize, usize) = (5, 12);
 const OPEN_DATA: usize = 2;
 
 /// A pack that is durable.
@@ -71,14 +80,25 @@ pub struct Pushed {
     pub waited: Duration,
 }
 
+/// A pack being filled.
+#[derive(Debug)]
+struct Open {
+    pack: PackBuilder,
+    /// It is closed at this length.
+    target: usize,
+}
+
 /// Fills packs and stores them with threads of its own.
 #[derive(Debug)]
 pub struct Packer {
     repository: Arc<Repository>,
     session: SessionId,
     options: PackOptions,
-    data: [Mutex<Option<PackBuilder>>; OPEN_DATA],
-    meta: Mutex<Option<PackBuilder>>,
+    data: [Mutex<Option<Open>>; OPEN_DATA],
+    meta: Mutex<Option<Open>>,
+    /// The next data pack is closed when it is half full, so that from then on the two that are open
+    /// are not full at the same time, and what sends them has always something to do.
+    halves: AtomicBool,
     pools: Pools,
     next_counter: AtomicU32,
     choice: AtomicU64,
@@ -160,6 +180,7 @@ impl Packer {
             options,
             data: [Mutex::new(None), Mutex::new(None)],
             meta: Mutex::new(None),
+            halves: AtomicBool::new(true),
             pools,
             next_counter: AtomicU32::new(0),
             choice: AtomicU64::new(u64::from_le_bytes(random::bytes()?)),
@@ -185,16 +206,17 @@ impl Packer {
         }
         let began = Instant::now();
         let mut open = self.open_pack(kind);
-        if open.as_ref().is_some_and(|pack| !pack.fits(frame.map(<[u8]>::len).iter().sum())) {
+        let len = frame.map(<[u8]>::len).iter().sum();
+        if open.as_ref().is_some_and(|open| !open.pack.fits(len)) {
             self.close(&mut open)?;
         }
-        let pack = match &mut *open {
-            Some(pack) => pack,
+        let Open { pack, target } = match &mut *open {
+            Some(open) => open,
             none => none.insert(self.start(kind)?),
         };
         let waited = began.elapsed();
         let row = pack.push(id, frame);
-        if pack.len() >= self.target(kind) {
+        if pack.len() >= *target {
             self.close(&mut open)?;
         }
         Ok(Pushed { stored_len: row.stored_len, waited })
@@ -212,6 +234,7 @@ impl Packer {
         for open in self.data.iter().chain([&self.meta]) {
             self.close(&mut lock(open))?;
         }
+        self.halves.store(true, Ordering::Relaxed);
         let mut state = lock(&self.shared.state);
         while state.failure.is_none()
             && !self.shared.failed.load(Ordering::Acquire)
@@ -231,8 +254,12 @@ impl Packer {
         self.shared.stored_bytes.load(Ordering::Relaxed)
     }
 
+    /// Of the next pack.
     fn target(&self, kind: PackKind) -> usize {
         match kind {
+            PackKind::Data if self.halves.swap(false, Ordering::Relaxed) => {
+                self.options.data_bytes / 2
+            }
             PackKind::Data => self.options.data_bytes,
             PackKind::Meta => self.options.meta_bytes,
         }
@@ -240,7 +267,7 @@ impl Packer {
 
     /// One of the open packs of a kind: of the two data packs one at random, but rather the
     /// other than waiting.
-    fn open_pack(&self, kind: PackKind) -> MutexGuard<'_, Option<PackBuilder>> {
+    fn open_pack(&self, kind: PackKind) -> MutexGuard<'_, Option<Open>> {
         if kind == PackKind::Meta {
             return lock(&self.meta);
         }
@@ -261,21 +288,21 @@ impl Packer {
         (mixed ^ (mixed >> 31)) >> 63 == 1
     }
 
-    fn start(&self, kind: PackKind) -> Result<PackBuilder, RepositoryError> {
+    fn start(&self, kind: PackKind) -> Result<Open, RepositoryError> {
         let buffer = self.pools.of(kind).1.recv().map_err(|_| RepositoryError::WorkerLost)?;
         let counter = self.next_counter.fetch_add(1, Ordering::AcqRel);
         let name = PackName { session: self.session, counter };
         let keys = self.repository.keys();
         let salt = random::bytes()?;
         let identity = PackIdentity { name, kind, epoch: keys.newest_epoch(), salt };
-        let builder = PackBuilder::new(buffer, keys, identity)
+        let pack = PackBuilder::new(buffer, keys, identity)
             .map_err(|error| RepositoryError::format(ObjectKey::Pack(name), error))?;
         lock(&self.shared.state).in_flight.insert(counter);
-        Ok(builder)
+        Ok(Open { pack, target: self.target(kind) })
     }
 
-    fn close(&self, open: &mut Option<PackBuilder>) -> Result<(), RepositoryError> {
-        let Some(pack) = open.take() else { return Ok(()) };
+    fn close(&self, open: &mut Option<Open>) -> Result<(), RepositoryError> {
+        let Some(Open { pack, .. }) = open.take() else { return Ok(()) };
         if self.options.uploads == 0 {
             store(&self.repository, &self.pools, &self.shared, pack);
             return Ok(());
@@ -351,4 +378,23 @@ fn store(repository: &Repository, pools: &Pools, shared: &Shared, pack: PackBuil
     state.in_flight.remove(&counter);
     drop(state);
     shared.changed.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_memory_means_larger_packs_first_and_then_more_of_them_on_their_way() {
+        for (memory_mib, data_mib, buffers) in
+            [(24, 4, 5), (45, 8, 5), (159, 29, 5), (340, 64, 5), (416, 80, 5), (763, 80, 9)]
+        {
+            let options = PackOptions::within(memory_mib << 20, 4 << 20);
+            let found = (options.data_bytes >> 20, options.buffers, options.uploads);
+            assert_eq!(found, (data_mib, buffers, buffers - 1), "{memory_mib} MiB");
+            let sum = buffers * options.data_bytes + META_BUFFERS * options.meta_bytes;
+            assert!(sum <= memory_mib << 20, "{memory_mib} MiB: {options:?}");
+        }
+        assert_eq!(PackOptions::within(8 << 30, 4 << 20).buffers, 12);
+    }
 }

@@ -1,6 +1,7 @@
 //! Reading chunks back: planned by pack, fetched in few large ranges, verified one by one.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use repo_format::error::FormatError;
@@ -14,6 +15,7 @@ use repo_format::segment::PackRow;
 use crate::chunks::ChunkSource;
 use crate::index::{Index, Place};
 use crate::packer::lock;
+use crate::parallel::try_each;
 use crate::recover::is_lost;
 use crate::rescue::Rescue;
 use crate::{Repository, RepositoryError};
@@ -27,6 +29,8 @@ pub const RANGE_BYTES_MAX: u64 = 4 << 20;
 /// Ranges kept by single reads: neighbours in a manifest are neighbours in a pack.
 const WINDOWS: usize = 8;
 const WINDOW_BYTES: u64 = 256 << 10;
+/// A window that follows another one is twice as long, up to this.
+const WINDOW_BYTES_MAX: u64 = 2 << 20;
 
 /// A chunk and the caller's number for it.
 pub type Tagged = (u64, ChunkId);
@@ -71,6 +75,14 @@ struct Window {
     pack: u32,
     offset: u64,
     bytes: Arc<Vec<u8>>,
+}
+
+impl Window {
+    /// Whether what begins at `offset` is the next of the pack.
+    fn is_before(&self, pack: u32, offset: u64) -> bool {
+        let end = self.offset + self.bytes.len() as u64;
+        self.pack == pack && self.offset < offset && offset <= end && end <= offset + WINDOW_BYTES
+    }
 }
 
 /// A thread's tables for opening chunks.
@@ -254,6 +266,24 @@ impl Reader {
         Ok(self.repository.store().get_range(&key, range.offset, bytes)?)
     }
 
+    /// Fetches each of some ranges; all at once, if they come from a server.
+    pub fn fetch_all(&self, ranges: &[Range]) -> Vec<Result<Vec<u8>, RepositoryError>> {
+        let fetch = |range: &Range| {
+            let mut bytes = Vec::new();
+            self.fetch(range, &mut bytes).map(|()| bytes)
+        };
+        if self.is_far() {
+            let fetched = try_each(ranges, |range| Ok::<_, Infallible>(fetch(range)));
+            return fetched.unwrap_or_else(|never| match never {});
+        }
+        ranges.iter().map(fetch).collect()
+    }
+
+    /// Whether most of a request is waiting, so that many should be on their way at once.
+    pub fn is_far(&self) -> bool {
+        self.repository.store().traffic().is_some()
+    }
+
     /// The cipher of a range's pack.
     ///
     /// # Errors
@@ -408,6 +438,8 @@ impl Reader {
     /// The bytes around a place, from the cache or the store.
     fn window(&self, row: &Arc<PackRow>, place: Place) -> Result<Window, RepositoryError> {
         let (start, end) = bounds(place);
+        let offset = start / RANGE_GRID_BYTES * RANGE_GRID_BYTES;
+        let mut wanted = WINDOW_BYTES;
         {
             let mut windows = lock(&self.windows);
             let holds = |window: &Window| {
@@ -421,9 +453,13 @@ impl Reader {
                 windows.push_front(window.clone());
                 return Ok(window);
             }
+            // Pages that are read in their order lie in that order: soon more of them are wanted.
+            let before = windows.iter().find(|window| window.is_before(place.pack, offset));
+            if let Some(before) = before {
+                wanted = (2 * before.bytes.len() as u64).clamp(WINDOW_BYTES, WINDOW_BYTES_MAX);
+            }
         }
-        let offset = start / RANGE_GRID_BYTES * RANGE_GRID_BYTES;
-        let end = end.next_multiple_of(RANGE_GRID_BYTES).max(offset + WINDOW_BYTES);
+        let end = end.next_multiple_of(RANGE_GRID_BYTES).max(offset + wanted);
         let len = end.min(row.bytes.into()).saturating_sub(offset);
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         let key = ObjectKey::Pack(row.identity.name);

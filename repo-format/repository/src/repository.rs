@@ -14,6 +14,8 @@ use repo_format::limits::RECORD_BYTES_MAX;
 use repo_format::{envelope, keys};
 use zeroize::Zeroizing;
 
+use crate::glance::Glance;
+use crate::parallel::{both, try_each};
 use crate::store::{Store, StoreError};
 use crate::{RepositoryError, random};
 
@@ -178,7 +180,9 @@ impl Repository {
     /// [`RepositoryError::Damaged`] and [`RepositoryError::Unsupported`] tell the four ways of not
     /// getting in apart.
     pub fn open(store: Arc<dyn Store>, secret: &UnlockSecret) -> Result<Self, RepositoryError> {
-        let bytes = match store.get(&ObjectKey::Config, RECORD_BYTES_MAX) {
+        let (slots, bytes) =
+            both(|| read_slots(&*store), || store.get(&ObjectKey::Config, RECORD_BYTES_MAX));
+        let bytes = match bytes {
             Err(StoreError::Missing { .. }) => {
                 return Err(RepositoryError::NoRepository { at: store.describe() });
             }
@@ -191,10 +195,29 @@ impl Repository {
             let is_split = config.is_split();
             return Err(RepositoryError::Halves { at: store.describe(), is_split });
         }
-        let (slot, bundle) = find_slot(&*store, &config.repository, secret)?;
+        let (slot, bundle) = find_slot(&*store, slots?, &config.repository, secret)?;
         let keys = Keys::new(&bundle);
         Config::authenticate(&bytes, &keys).map_err(named)?;
         Ok(Self { store, config, keys, bundle, slot })
+    }
+
+    /// As [`Self::open`], and looks at what is there meanwhile. A glance that cannot be taken is no
+    /// error: whoever needs it finds out why.
+    ///
+    /// * `creates`: whether something will be created, were it a session to read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_with_glance(
+        store: Arc<dyn Store>,
+        secret: &UnlockSecret,
+        creates: bool,
+    ) -> Result<(Self, Option<Glance>), RepositoryError> {
+        let seen = Arc::clone(&store);
+        let look = || both(|| creates.then(|| seen.prepare()), || Glance::take(&*seen));
+        let ((_, glance), repository) = both(look, || Self::open(store, secret));
+        Ok((repository?, glance.ok().flatten()))
     }
 
     /// The store.
@@ -382,28 +405,25 @@ fn read_slots(store: &dyn Store) -> Result<Vec<SlotRead>, RepositoryError> {
         }
         Ok(())
     })?;
-    let mut slots = Vec::with_capacity(ids.len());
-    for id in ids {
-        match store.get(&ObjectKey::KeySlot(id), SLOT_BYTES_MAX) {
-            Ok(bytes) => slots.push((id, KeySlot::decode(&bytes))),
-            Err(StoreError::Missing { .. }) => {}
-            // One slot that cannot be one of ours must not close the repository.
-            Err(StoreError::TooLarge { size_bytes: found, limit_bytes: limit, .. }) => {
-                let what = "length of a key slot";
-                slots.push((id, Err(FormatError::Limit { what, found, limit })));
-            }
-            Err(error) => return Err(error.into()),
+    let slots = try_each(&ids, |id| match store.get(&ObjectKey::KeySlot(*id), SLOT_BYTES_MAX) {
+        Ok(bytes) => Ok(Some((*id, KeySlot::decode(&bytes)))),
+        Err(StoreError::Missing { .. }) => Ok(None),
+        // One slot that cannot be one of ours must not close the repository.
+        Err(StoreError::TooLarge { size_bytes: found, limit_bytes: limit, .. }) => {
+            let what = "length of a key slot";
+            Ok(Some((*id, Err(FormatError::Limit { what, found, limit }))))
         }
-    }
-    Ok(slots)
+        Err(error) => Err(error),
+    })?;
+    Ok(slots.into_iter().flatten().collect())
 }
 
 fn find_slot(
     store: &dyn Store,
+    slots: Vec<SlotRead>,
     repository: &RepositoryId,
     secret: &UnlockSecret,
 ) -> Result<(SlotId, KeyBundle), RepositoryError> {
-    let slots = read_slots(store)?;
     let mut damaged = None;
     let mut readable = 0;
     let mut best: Option<(SlotId, KeyBundle)> = None;

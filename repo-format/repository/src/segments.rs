@@ -1,7 +1,11 @@
 //! Index segments in the store: streaming them in, writing new ones, merging old ones.
 
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 
+use repo_format::error::FormatError;
 use repo_format::id::SegmentName;
 use repo_format::key::ObjectKey;
 use repo_format::segment::{
@@ -10,10 +14,15 @@ use repo_format::segment::{
 use repo_format::session::SegmentRef;
 
 use crate::index::{BoxError, SegmentSource};
+use crate::packer::lock;
+use crate::parallel::try_each;
 use crate::{Repository, RepositoryError, random};
 
 /// Blocks read with one request: 1 MiB. A merge holds one such read per input.
 const BLOCKS_A_READ: u64 = 4;
+
+/// Reads ahead of who takes a segment in as a whole.
+const READS_AHEAD: usize = 8;
 
 /// A position in a segment.
 #[derive(Debug)]
@@ -21,25 +30,41 @@ pub struct SegmentCursor<'a> {
     repository: &'a Repository,
     segment: SegmentRef,
     decoder: SegmentDecoder,
+    /// The first block that was not asked for.
     next_block: u64,
-    rows: std::collections::VecDeque<Row>,
+    /// Blocks that were read and are not opened yet.
+    pieces: VecDeque<Vec<u8>>,
+    rows: VecDeque<Row>,
 }
 
 impl<'a> SegmentCursor<'a> {
-    /// Opens a segment; reads its header only.
+    /// Opens a segment; reads its beginning.
     ///
     /// # Errors
     ///
     /// The store failed, or the segment is damaged.
     pub fn open(repository: &'a Repository, segment: &SegmentRef) -> Result<Self, RepositoryError> {
+        let front = read_front(repository, segment)?;
+        Self::with_front(repository, segment, front)
+    }
+
+    /// As [`Self::open`], with what [`read_front`] gave.
+    fn with_front(
+        repository: &'a Repository,
+        segment: &SegmentRef,
+        mut front: Vec<u8>,
+    ) -> Result<Self, RepositoryError> {
         let key = ObjectKey::Segment(segment.name);
-        let mut header = [0u8; SEGMENT_HEADER_LEN];
-        repository.store().get_range(&key, 0, &mut header)?;
+        let named = |error| RepositoryError::format(key, error);
+        let too_short = || named(FormatError::Truncated { what: "segment" });
+        let header = front.first_chunk::<SEGMENT_HEADER_LEN>().ok_or_else(too_short)?;
         let keys = repository.keys();
-        let decoder = SegmentDecoder::new(keys, &segment.name, &header, segment.bytes)
-            .map_err(|error| RepositoryError::format(key, error))?;
-        let rows = std::collections::VecDeque::new();
-        Ok(Self { repository, segment: *segment, decoder, next_block: 0, rows })
+        let decoder = SegmentDecoder::new(keys, &segment.name, header, segment.bytes);
+        let decoder = decoder.map_err(named)?;
+        front.drain(..SEGMENT_HEADER_LEN);
+        let next_block = BLOCKS_A_READ.min(decoder.blocks());
+        let (pieces, rows) = (VecDeque::from([front]), VecDeque::new());
+        Ok(Self { repository, segment: *segment, decoder, next_block, pieces, rows })
     }
 
     /// The next row; `None` after the last.
@@ -48,29 +73,70 @@ impl<'a> SegmentCursor<'a> {
     ///
     /// As [`Self::open`].
     pub fn next_row(&mut self) -> Result<Option<Row>, RepositoryError> {
-        while self.rows.is_empty() && self.next_block < self.decoder.blocks() {
-            self.fill()?;
+        self.next_row_ahead(1)
+    }
+
+    /// As [`Self::next_row`], with so many reads at once.
+    fn next_row_ahead(&mut self, reads: usize) -> Result<Option<Row>, RepositoryError> {
+        while self.rows.is_empty() {
+            if let Some(piece) = self.pieces.pop_front() {
+                self.open_blocks(piece)?;
+            } else if self.next_block < self.decoder.blocks() {
+                self.fetch(reads)?;
+            } else {
+                break;
+            }
         }
         Ok(self.rows.pop_front())
     }
 
-    fn fill(&mut self) -> Result<(), RepositoryError> {
+    fn fetch(&mut self, reads: usize) -> Result<(), RepositoryError> {
+        let blocks = self.decoder.blocks();
+        let starts = std::iter::successors(Some(self.next_block), |at| Some(at + BLOCKS_A_READ));
+        let starts: Vec<u64> = starts.take_while(|at| *at < blocks).take(reads).collect();
+        let pieces = try_each(&starts, |first| {
+            let start = SEGMENT_HEADER_LEN as u64 + first * SEALED_BLOCK_LEN as u64;
+            read_part(
+                self.repository,
+                &self.segment,
+                start,
+                BLOCKS_A_READ * SEALED_BLOCK_LEN as u64,
+            )
+        })?;
+        self.pieces.extend(pieces);
+        self.next_block = blocks.min(self.next_block + starts.len() as u64 * BLOCKS_A_READ);
+        Ok(())
+    }
+
+    fn open_blocks(&mut self, mut piece: Vec<u8>) -> Result<(), RepositoryError> {
         let key = ObjectKey::Segment(self.segment.name);
-        let count = BLOCKS_A_READ.min(self.decoder.blocks() - self.next_block);
-        let block_len = SEALED_BLOCK_LEN as u64;
-        let start = SEGMENT_HEADER_LEN as u64 + self.next_block * block_len;
-        let len = (count * block_len).min(self.segment.bytes.saturating_sub(start));
-        let mut bytes = vec![0u8; usize::try_from(len).unwrap_or(0)];
-        self.repository.store().get_range(&key, start, &mut bytes)?;
-        for block in bytes.chunks_mut(SEALED_BLOCK_LEN) {
+        for block in piece.chunks_mut(SEALED_BLOCK_LEN) {
             let rows = &mut self.rows;
             self.decoder
                 .push_block(block, &mut |row| rows.push_back(row))
                 .map_err(|error| RepositoryError::format(key, error))?;
         }
-        self.next_block += count;
         Ok(())
     }
+}
+
+/// The beginning of a segment: its header and the blocks of one read.
+fn read_front(repository: &Repository, segment: &SegmentRef) -> Result<Vec<u8>, RepositoryError> {
+    let len = SEGMENT_HEADER_LEN as u64 + BLOCKS_A_READ * SEALED_BLOCK_LEN as u64;
+    read_part(repository, segment, 0, len)
+}
+
+/// At most `len` bytes of a segment.
+fn read_part(
+    repository: &Repository,
+    segment: &SegmentRef,
+    start: u64,
+    len: u64,
+) -> Result<Vec<u8>, RepositoryError> {
+    let len = len.min(segment.bytes.saturating_sub(start));
+    let mut bytes = vec![0u8; usize::try_from(len).unwrap_or(0)];
+    repository.store().get_range(&ObjectKey::Segment(segment.name), start, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads a stored segment to its end and counts what it holds.
@@ -133,27 +199,59 @@ pub fn finish(
     Ok(SegmentRef { name, entries, packs, bytes: bytes.len() as u64 })
 }
 
-/// The store as the index reads segments from it.
+/// The store as the index reads segments from it: the beginnings of several at once, and several
+/// reads of a long one at once.
 #[derive(Debug)]
 pub struct Source<'a> {
     repository: &'a Repository,
+    ahead: Mutex<Ahead>,
+}
+
+/// What will be read next.
+#[derive(Debug, Default)]
+struct Ahead {
+    coming: VecDeque<SegmentRef>,
+    fronts: HashMap<SegmentName, Result<Vec<u8>, RepositoryError>>,
 }
 
 impl<'a> Source<'a> {
     /// A source over a repository.
-    pub const fn new(repository: &'a Repository) -> Self {
-        Self { repository }
+    pub fn new(repository: &'a Repository) -> Self {
+        Self { repository, ahead: Mutex::new(Ahead::default()) }
+    }
+
+    /// The beginning of a segment, and of those behind it for the next calls.
+    fn front(&self, segment: &SegmentRef) -> Result<Vec<u8>, RepositoryError> {
+        let mut ahead = lock(&self.ahead);
+        if let Some(front) = ahead.fronts.remove(&segment.name) {
+            return front;
+        }
+        while ahead.coming.pop_front().is_some_and(|next| next.name != segment.name) {}
+        let others = ahead.coming.len().min(READS_AHEAD - 1);
+        let mut wanted = vec![*segment];
+        wanted.extend(ahead.coming.drain(..others));
+        let read = try_each(&wanted, |segment| {
+            Ok::<_, Infallible>((segment.name, read_front(self.repository, segment)))
+        });
+        ahead.fronts = read.unwrap_or_else(|never| match never {}).into_iter().collect();
+        ahead.fronts.remove(&segment.name).unwrap_or(Err(RepositoryError::WorkerLost))
     }
 }
 
 impl SegmentSource for Source<'_> {
+    fn expect(&self, segments: &[SegmentRef]) {
+        let coming = segments.iter().copied().collect();
+        *lock(&self.ahead) = Ahead { coming, fronts: HashMap::new() };
+    }
+
     fn read(
         &self,
         segment: &SegmentRef,
         each: &mut dyn FnMut(Row) -> ControlFlow<()>,
     ) -> Result<(), BoxError> {
-        let mut cursor = SegmentCursor::open(self.repository, segment)?;
-        while let Some(row) = cursor.next_row()? {
+        let front = self.front(segment)?;
+        let mut cursor = SegmentCursor::with_front(self.repository, segment, front)?;
+        while let Some(row) = cursor.next_row_ahead(READS_AHEAD)? {
             if each(row).is_break() {
                 break;
             }

@@ -51,6 +51,22 @@ impl OpenSession {
         cluster: ClusterId,
     ) -> Result<Self, RepositoryError> {
         let base = catalog::newest_number(repository)?;
+        Self::writer_from(repository, cluster, base)
+    }
+
+    /// As [`Self::writer`].
+    ///
+    /// * `base`: the number of a catalog that was the newest at some moment before (O1). An older one
+    ///   only makes verdicts wait for this session that could do without.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    pub(crate) fn writer_from(
+        repository: &Arc<Repository>,
+        cluster: ClusterId,
+        base: u64,
+    ) -> Result<Self, RepositoryError> {
         let record = blank(SessionKind::Writer, base, cluster);
         Self::create(repository, &record, true)
     }
@@ -112,6 +128,8 @@ impl OpenSession {
 
     /// Opens a session that keeps `snapshot` from being collected while it is read.
     ///
+    /// * `known`: a view from before, so that less is asked and read again.
+    ///
     /// # Errors
     ///
     /// [`RepositoryError::NoSnapshot`] if it was forgotten before the session was visible.
@@ -119,18 +137,28 @@ impl OpenSession {
         repository: &Arc<Repository>,
         cluster: ClusterId,
         snapshot: SnapshotId,
+        known: Option<&View>,
     ) -> Result<(Self, View), RepositoryError> {
-        let base = catalog::newest_number(repository)?;
+        let base = match known {
+            Some(known) => known.head.catalog.n,
+            None => catalog::newest_number(repository)?,
+        };
         let record =
             Session { pinned: Some(snapshot), ..blank(SessionKind::Reader, base, cluster) };
-        let take_view = || match View::for_writing(repository) {
-            // Nothing can be collected until the catalog is repaired.
-            Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository),
-            other => other,
+        let take_view = |known: Option<&View>| {
+            let view = match known {
+                Some(known) => known.clone().renewed(repository),
+                None => View::for_writing(repository),
+            };
+            match view {
+                // Nothing can be collected until the catalog is repaired.
+                Err(RepositoryError::CatalogUnreadable { .. }) => View::for_reading(repository),
+                other => other,
+            }
         };
-        let early = (!keeps(Rule::PinBeforeView)).then(take_view).transpose()?;
+        let early = (!keeps(Rule::PinBeforeView)).then(|| take_view(known)).transpose()?;
         let session = Self::create(repository, &record, true)?;
-        let mut view = early.map_or_else(take_view, Ok)?;
+        let mut view = early.map_or_else(|| take_view(known), Ok)?;
         for _ in 0..VIEWS_MAX {
             if view.all_snapshots().contains_key(&snapshot) {
                 return Ok((session, view));
@@ -141,7 +169,7 @@ impl OpenSession {
             if newest == view.head.catalog.n || !keeps(Rule::AbsentOnNewest) {
                 break;
             }
-            view = take_view()?;
+            view = take_view(None)?;
         }
         Err(RepositoryError::NoSnapshot { wanted: snapshot.to_string() })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use repo_format::catalog::Catalog;
 use repo_format::id::{ClusterId, SessionId, SnapshotId};
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::limits::RECORD_BYTES_MAX;
@@ -9,7 +10,9 @@ use repo_format::session::{Commit, FENCE, Session};
 use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::catalog::{self, Head};
+use crate::glance::Glance;
 use crate::index::IndexView;
+use crate::parallel::{both, try_each};
 use crate::rules::{Rule, keeps};
 use crate::store::{Store, StoreError};
 use crate::{Repository, RepositoryError, recover};
@@ -31,7 +34,8 @@ pub enum Register {
 pub struct View {
     /// The newest catalog.
     pub head: Head,
-    /// Sessions that exist, folded or not. `None`: the record cannot be read.
+    /// Sessions that exist, folded or not. `None`: the record cannot be read, or was not read because
+    /// the view is for a writer.
     pub sessions: BTreeMap<SessionId, Option<Session>>,
     /// Registers that exist, folded or not.
     pub registers: BTreeSet<SessionId>,
@@ -46,10 +50,15 @@ pub struct View {
     pub warnings: Vec<String>,
     /// Whether a listed register was gone when it was read.
     is_torn: bool,
+    /// Whether the catalogs were listed before all else.
+    is_catalog_first: bool,
 }
 
 /// Session and register names under a prefix.
-fn list_ids(store: &dyn Store, prefix: Prefix) -> Result<BTreeSet<SessionId>, StoreError> {
+pub(crate) fn list_ids(
+    store: &dyn Store,
+    prefix: Prefix,
+) -> Result<BTreeSet<SessionId>, StoreError> {
     let mut ids = BTreeSet::new();
     store.list(prefix, &mut |listed| {
         if let ObjectKey::Session(id) | ObjectKey::Commit(id) | ObjectKey::Heartbeat(id) =
@@ -157,6 +166,105 @@ fn read_session(
     }
 }
 
+/// Whether the records of open sessions are read. Only who decides what may go needs them, and there
+/// are as many as there are agents at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    Read,
+    Leave,
+}
+
+/// Names that were listed, to be read.
+struct Listed<'a> {
+    registers: BTreeSet<SessionId>,
+    sessions: BTreeSet<SessionId>,
+    /// A view from before, which spares reading again what is written once.
+    known: Option<&'a View>,
+    records: Records,
+    /// A register that cannot be read at the moment counts as damaged. Who deletes must not: the
+    /// snapshot in it is a root.
+    may_skip: bool,
+}
+
+/// What they were found to be.
+struct Found {
+    sessions: BTreeMap<SessionId, Option<Session>>,
+    registers: BTreeSet<SessionId>,
+    unfolded: BTreeMap<SessionId, Commit>,
+    fenced: BTreeSet<SessionId>,
+    damaged: BTreeSet<SessionId>,
+    is_torn: bool,
+}
+
+impl Listed<'_> {
+    fn read(self, repository: &Repository, catalog: &Catalog) -> Result<Found, RepositoryError> {
+        let folded: HashSet<SessionId> =
+            catalog.folded.iter().map(|folded| folded.session).collect();
+        let is_open = |id: &&SessionId| !folded.contains(*id);
+        let open: Vec<SessionId> = self.sessions.iter().filter(is_open).copied().collect();
+        let counts =
+            |id: &&SessionId| self.sessions.contains(*id) || !keeps(Rule::CommitNeedsSession);
+        let ended = self.registers.iter().filter(is_open).filter(counts);
+        let ended: Vec<SessionId> = ended.copied().collect();
+        let (records, registers) = both(
+            || try_each(&open, |id| self.record(repository, id)),
+            || try_each(&ended, |id| self.register(repository, id)),
+        );
+        let mut sessions: BTreeMap<_, _> = self.sessions.iter().map(|id| (*id, None)).collect();
+        sessions.extend(open.into_iter().zip(records?));
+        let mut found = Found {
+            sessions,
+            registers: self.registers,
+            unfolded: BTreeMap::new(),
+            fenced: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            is_torn: false,
+        };
+        for (id, register) in ended.into_iter().zip(registers?) {
+            match register {
+                Some(Register::Commit(commit)) => {
+                    found.unfolded.insert(id, *commit);
+                }
+                Some(Register::Fence) => {
+                    found.fenced.insert(id);
+                }
+                Some(Register::Damaged) => {
+                    found.damaged.insert(id);
+                }
+                // Folded and cleaned since it was listed: a newer catalog has it.
+                None => found.is_torn = true,
+            }
+        }
+        Ok(found)
+    }
+
+    fn record(
+        &self,
+        repository: &Repository,
+        id: &SessionId,
+    ) -> Result<Option<Session>, RepositoryError> {
+        let known = self.known.and_then(|known| known.sessions.get(id)?.clone());
+        if known.is_some() || self.records == Records::Leave {
+            return Ok(known);
+        }
+        read_session(repository, id)
+    }
+
+    fn register(
+        &self,
+        repository: &Repository,
+        id: &SessionId,
+    ) -> Result<Option<Register>, RepositoryError> {
+        if let Some(register) = self.known.and_then(|known| known.register(id)) {
+            return Ok(Some(register));
+        }
+        match read_register(repository, id) {
+            Err(error) if self.may_skip && recover::is_lost(&error) => Ok(Some(Register::Damaged)),
+            other => other,
+        }
+    }
+}
+
 impl View {
     /// What a writer may reference: the catalog first (O3), then registers, then sessions (O4).
     /// In this order a commit is seen as long as its session is not cleaned away.
@@ -165,29 +273,49 @@ impl View {
     ///
     /// The store failed, or the catalog is damaged.
     pub fn for_writing(repository: &Repository) -> Result<Self, RepositoryError> {
-        Self::catalog_first(repository, keeps(Rule::RegistersFirst))
+        Self::listed(repository, None, Records::Leave, keeps(Rule::RegistersFirst))
     }
 
-    fn catalog_first(
+    /// As [`Self::for_writing`]. What is there is listed anew; of what was there before and is
+    /// written only once, the content is taken from `known` rather than read again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::for_writing`].
+    pub fn for_writing_after(
         repository: &Repository,
+        known: Option<&Self>,
+    ) -> Result<Self, RepositoryError> {
+        Self::listed(repository, known, Records::Leave, keeps(Rule::RegistersFirst))
+    }
+
+    fn listed(
+        repository: &Repository,
+        known: Option<&Self>,
+        records: Records,
         registers_first: bool,
     ) -> Result<Self, RepositoryError> {
+        // One with warnings has a head that was put together from what is left.
+        let known = known.filter(|known| known.warnings.is_empty());
         let list = || list_both(repository, registers_first);
         let early = (!keeps(Rule::ListsAfterCatalog)).then(list).transpose()?;
-        let head = catalog::newest(repository)?;
+        let head = catalog::newest_after(repository, known.map(|known| &known.head))?;
         let (registers, sessions) = early.map_or_else(list, Ok)?;
-        Self::assemble(repository, head, registers, sessions, false)
+        let listed = Listed { registers, sessions, known, records, may_skip: false };
+        let found = listed.read(repository, &head.catalog)?;
+        Ok(Self { is_catalog_first: true, ..Self::of(head, found, Vec::new()) })
     }
 
-    /// What a maintainer decides on, in the order of [`Self::for_writing`]: a session that ends
-    /// between the lists counts as open, which only makes others wait. The other order would miss
+    /// What a maintainer decides on, the records of open sessions included. In the order of
+    /// [`Self::for_writing`]: a session that ends between the lists counts as open, which only makes others wait. The other order would miss
     /// a part that is opened and committed between them.
     ///
     /// # Errors
     ///
     /// The store failed, or the catalog is damaged.
     pub fn for_maintenance(repository: &Repository) -> Result<Self, RepositoryError> {
-        Self::catalog_first(repository, keeps(Rule::MaintainersListRegistersFirst))
+        let order = keeps(Rule::MaintainersListRegistersFirst);
+        Self::listed(repository, None, Records::Read, order)
     }
 
     /// What a reader may list: registers and sessions first, then the catalog. A commit folded
@@ -224,51 +352,100 @@ impl View {
             }
             Err(error) => return Err(error),
         };
-        let view = Self::assemble(repository, head, registers, sessions, true)?;
-        Ok(Self { warnings, ..view })
+        let records = Records::Read;
+        let listed = Listed { registers, sessions, known: None, records, may_skip: true };
+        let found = listed.read(repository, &head.catalog)?;
+        Ok(Self::of(head, found, warnings))
     }
 
-    /// `may_skip`: a register that cannot be read at the moment counts as damaged. Who deletes
-    /// must not: the snapshot in it is a root.
-    fn assemble(
+    /// What a glance shows, with what it names read; `None` if any of it cannot be read, or is gone
+    /// since. Good for [`Self::renewed`] only: nothing holds what it shows.
+    pub fn of_glance(repository: &Repository, glance: &Glance) -> Option<Self> {
+        let sealed = glance.sealed.clone();
+        let (catalog, hash) = catalog::open_bare(repository, glance.n, sealed).ok()?;
+        let listed = Listed {
+            registers: glance.registers.clone(),
+            sessions: glance.sessions.clone(),
+            known: None,
+            records: Records::Leave,
+            may_skip: false,
+        };
+        let (snapshots, found) = both(
+            || catalog::load_pages(repository, &catalog),
+            || listed.read(repository, &catalog),
+        );
+        let (snapshots, found) = (snapshots.ok()?, found.ok()?);
+        let view = Self::of(Head { catalog, hash, snapshots }, found, Vec::new());
+        (!view.is_torn).then_some(Self { is_catalog_first: true, ..view })
+    }
+
+    /// A view that is as good as one that is taken now.
+    ///
+    /// What this one shows is that, if the newest catalog still is the one that all else was listed
+    /// after: only a newer one could make a snapshot, a segment or a commit of it go. It may lack what
+    /// was committed since.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::for_writing`].
+    pub fn renewed(self, repository: &Repository) -> Result<Self, RepositoryError> {
+        if self.is_current(repository)? {
+            return Ok(self);
+        }
+        Self::for_writing_after(repository, Some(&self))
+    }
+
+    /// Whether [`Self::renewed`] would give this very view.
+    pub(crate) fn is_current(&self, repository: &Repository) -> Result<bool, RepositoryError> {
+        let is_fit = self.is_catalog_first && !self.is_torn;
+        Ok(is_fit && catalog::newest_number(repository)? == self.head.catalog.n)
+    }
+
+    /// As [`Self::for_reading`], but for the records of sessions; from a glance, if nothing has
+    /// changed since.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::for_reading`].
+    pub fn for_reading_after(
         repository: &Repository,
-        head: Head,
-        registers: BTreeSet<SessionId>,
-        session_ids: BTreeSet<SessionId>,
-        may_skip: bool,
+        glance: Option<&Glance>,
     ) -> Result<Self, RepositoryError> {
-        let folded: HashSet<SessionId> =
-            head.catalog.folded.iter().map(|folded| folded.session).collect();
-        let mut sessions = BTreeMap::new();
-        for id in session_ids {
-            let record = if folded.contains(&id) { None } else { read_session(repository, &id)? };
-            sessions.insert(id, record);
+        let Some(glance) = glance else { return Self::for_reading(repository) };
+        // As in `for_reading` a listing of the catalogs is the last.
+        let (newest, view) =
+            both(|| catalog::newest_number(repository), || Self::of_glance(repository, glance));
+        match view {
+            Some(view) if newest? == glance.n => Ok(view),
+            _ => Self::for_reading(repository),
         }
-        let mut is_torn = false;
-        let (mut unfolded, mut fenced, mut damaged) =
-            (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let counts = |id: &SessionId| sessions.contains_key(id) || !keeps(Rule::CommitNeedsSession);
-        for id in registers.iter().filter(|id| !folded.contains(id) && counts(id)) {
-            let register = match read_register(repository, id) {
-                Err(error) if may_skip && recover::is_lost(&error) => Some(Register::Damaged),
-                other => other?,
-            };
-            match register {
-                Some(Register::Commit(commit)) => {
-                    unfolded.insert(*id, *commit);
-                }
-                Some(Register::Fence) => {
-                    fenced.insert(*id);
-                }
-                Some(Register::Damaged) => {
-                    damaged.insert(*id);
-                }
-                // Folded and cleaned since it was listed: a newer catalog has it.
-                None => is_torn = true,
-            }
+    }
+
+    fn of(head: Head, found: Found, warnings: Vec<String>) -> Self {
+        let Found { sessions, registers, unfolded, fenced, damaged, is_torn } = found;
+        let is_catalog_first = false;
+        Self {
+            head,
+            sessions,
+            registers,
+            unfolded,
+            fenced,
+            damaged,
+            warnings,
+            is_torn,
+            is_catalog_first,
         }
-        let warnings = Vec::new();
-        Ok(Self { head, sessions, registers, unfolded, fenced, damaged, warnings, is_torn })
+    }
+
+    /// A commit or a fence that was read for this view.
+    fn register(&self, id: &SessionId) -> Option<Register> {
+        let commit = self.unfolded.get(id).map(|commit| Register::Commit(Box::new(commit.clone())));
+        commit.or_else(|| self.fenced.contains(id).then_some(Register::Fence))
+    }
+
+    /// Sessions that have ended and are not folded into the catalog yet.
+    pub fn waiting(&self) -> usize {
+        self.unfolded.len() + self.fenced.len()
     }
 
     /// This view with the lists of an older one.
@@ -414,5 +591,125 @@ fn the_one<'a>(
                 examples: ids.join(", "),
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use zeroize::Zeroizing;
+
+    use repo_format::id::PackName;
+
+    use super::*;
+    use crate::effort::Effort;
+    use crate::index::Index;
+    use crate::packer::PackOptions;
+    use crate::session::OpenSession;
+    use crate::store::wrap::{Meter, Metered};
+    use crate::store::{Memory, Op};
+    use crate::writer::{Writer, WriterOptions};
+    use crate::{InitOptions, UnlockSecret, random};
+
+    fn committed(repository: &Arc<Repository>) {
+        let session = OpenSession::writer(repository, ClusterId::NONE).unwrap();
+        let nonce = random::bytes().unwrap();
+        let (segments, forgets) = (Vec::new(), Vec::new());
+        session.commit(&Commit { nonce, segments, snapshot: None, forgets }).unwrap();
+    }
+
+    #[test]
+    fn a_view_after_another_reads_only_what_is_new_and_shows_the_same() {
+        let (repository, meter) = counted();
+        committed(&repository);
+        OpenSession::writer(&repository, ClusterId::NONE).unwrap().abandon().unwrap();
+        let known = View::for_writing(&repository).unwrap();
+        assert_eq!(known.waiting(), 2);
+
+        let after = || {
+            let before = meter.read().requests(Op::Get);
+            let view = View::for_writing_after(&repository, Some(&known)).unwrap();
+            (meter.read().requests(Op::Get) - before, view)
+        };
+        let (reads, same) = after();
+        assert_eq!(reads, 0);
+        assert_eq!(
+            (same.sessions, same.registers),
+            (known.sessions.clone(), known.registers.clone())
+        );
+        assert!(same.unfolded.keys().eq(known.unfolded.keys()));
+        assert_eq!(same.fenced, known.fenced);
+
+        committed(&repository);
+        let (reads, newer) = after();
+        assert_eq!((reads, newer.waiting()), (1, 3), "the new register");
+    }
+
+    /// A repository whose requests are counted.
+    fn counted() -> (Arc<Repository>, Arc<Meter>) {
+        let store = Metered::new(Memory::default());
+        let meter = store.meter();
+        let secret = UnlockSecret::KeyFile(Zeroizing::new(vec![7; 32]));
+        let made = Repository::init(Arc::new(store), &secret, &InitOptions::default());
+        (Arc::new(made.unwrap()), meter)
+    }
+
+    /// The next version of the catalog, which calls a pack bad.
+    fn call_bad(repository: &Repository, pack: PackName) {
+        let head = catalog::newest(repository).unwrap();
+        let next = Catalog { bad: vec![pack], ..head.catalog.clone() };
+        let snapshots = head.snapshots.clone();
+        assert!(catalog::publish(repository, &head, next, snapshots).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_view_is_taken_for_a_new_one_only_as_long_as_there_is_no_newer_catalog() {
+        let (repository, meter) = counted();
+        committed(&repository);
+        let glance = || Glance::take(&**repository.store()).unwrap().unwrap();
+        let first = glance();
+        let seen = View::of_glance(&repository, &first).unwrap();
+        assert_eq!(seen.waiting(), 1);
+        let before = meter.read();
+        let same = seen.clone().renewed(&repository).unwrap();
+        let after = meter.read();
+        assert_eq!(after.requests(Op::ListFirst) - before.requests(Op::ListFirst), 1);
+        for op in [Op::Get, Op::List] {
+            assert_eq!(after.requests(op), before.requests(op), "{op:?}");
+        }
+        assert_eq!(same.head.catalog.n, seen.head.catalog.n);
+
+        let pack = PackName { session: SessionId([9; 16]), counter: 0 };
+        call_bad(&repository, pack);
+        let newer = seen.renewed(&repository).unwrap();
+        assert_eq!(newer.head.catalog.bad, [pack]);
+        let listed = View::for_reading_after(&repository, Some(&first)).unwrap();
+        assert_eq!(listed.head.catalog.bad, [pack], "an old glance is no news");
+        let seen = View::of_glance(&repository, &glance()).unwrap();
+        let listed = View::for_reading(&repository).unwrap();
+        assert!(!listed.is_current(&repository).unwrap(), "its catalog was listed last");
+        assert!(seen.is_current(&repository).unwrap());
+    }
+
+    #[test]
+    fn a_writer_that_begins_with_a_glance_relies_on_nothing_older_than_its_session() {
+        let (repository, _) = counted();
+        let glance = Glance::take(&**repository.store()).unwrap().unwrap();
+        let pack = PackName { session: SessionId([9; 16]), counter: 0 };
+        call_bad(&repository, pack);
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(folder.path(), repository.id(), 8 << 20).unwrap();
+        let options = WriterOptions {
+            effort: Effort::default(),
+            packs: PackOptions::within(24 << 20, 1 << 20),
+            cluster: ClusterId::NONE,
+        };
+        let opened = Writer::open_after(&repository, Arc::new(index), &options, Some(&glance));
+        let (writer, _) = opened.unwrap();
+        assert_eq!(writer.view().head.catalog.bad, [pack]);
+        let sessions = list_sessions(&repository).unwrap();
+        let record = read_session(&repository, sessions.first().unwrap()).unwrap().unwrap();
+        assert_eq!(record.base, 0, "what was the newest when the glance was taken");
     }
 }

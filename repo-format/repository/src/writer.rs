@@ -19,8 +19,10 @@ use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::chunks::ChunkSink;
 use crate::effort::{Effort, Governor};
+use crate::glance::Glance;
 use crate::index::{Index, IndexError};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
+use crate::parallel::both;
 use crate::rules::{Rule, keeps};
 use crate::session::OpenSession;
 use crate::view::View;
@@ -95,12 +97,28 @@ impl Writer {
         index: Arc<Index>,
         options: &WriterOptions,
     ) -> Result<(Self, Vec<String>), RepositoryError> {
+        Self::open_after(repository, index, options, None)
+    }
+
+    /// As [`Self::open`], in fewer round trips.
+    ///
+    /// * `glance`: of this repository. No other session of this process may use `index` then: it
+    ///   may show what is older than what that session relies on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_after(
+        repository: &Arc<Repository>,
+        index: Arc<Index>,
+        options: &WriterOptions,
+        glance: Option<&Glance>,
+    ) -> Result<(Self, Vec<String>), RepositoryError> {
         repository.permits(Operation::Write)?;
-        let take_view = || View::for_writing(repository);
-        let early = (!keeps(Rule::ViewAfterSession)).then(take_view).transpose()?;
-        let main = OpenSession::writer(repository, options.cluster)?;
-        let view = early.map_or_else(take_view, Ok)?;
-        let unreadable = sync_index(repository, &index, &view)?;
+        let (main, view, unreadable) = match glance {
+            Some(glance) => begin_after(repository, &index, options.cluster, glance)?,
+            None => begin(repository, &index, options.cluster)?,
+        };
         let writer = Self {
             packer: Packer::new(repository, main.id(), options.packs)?,
             repository: Arc::clone(repository),
@@ -382,6 +400,52 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// What a run relies on: its session, what may be referenced, segments that could not be read.
+type Begun = (OpenSession, View, Vec<String>);
+
+/// O1 to O4.
+fn begin(
+    repository: &Arc<Repository>,
+    index: &Index,
+    cluster: ClusterId,
+) -> Result<Begun, RepositoryError> {
+    let take_view = || View::for_writing(repository);
+    let early = (!keeps(Rule::ViewAfterSession)).then(take_view).transpose()?;
+    let main = OpenSession::writer(repository, cluster)?;
+    let view = early.map_or_else(take_view, Ok)?;
+    let unreadable = sync_index(repository, index, &view)?;
+    Ok((main, view, unreadable))
+}
+
+/// O1 to O4 from a glance: the session is created while what was seen is read, and the catalogs are
+/// listed once more (O3) while the index takes in what it lacks. Only if there is a newer one by then,
+/// all is listed anew.
+fn begin_after(
+    repository: &Arc<Repository>,
+    index: &Index,
+    cluster: ClusterId,
+    glance: &Glance,
+) -> Result<Begun, RepositoryError> {
+    let (main, known) = both(
+        || OpenSession::writer_from(repository, cluster, glance.n),
+        || View::of_glance(repository, glance),
+    );
+    let main = main?;
+    let Some(known) = known else {
+        let view = View::for_writing(repository)?;
+        let unreadable = sync_index(repository, index, &view)?;
+        return Ok((main, view, unreadable));
+    };
+    let (is_current, unreadable) =
+        both(|| known.is_current(repository), || sync_index(repository, index, &known));
+    if is_current? {
+        return Ok((main, known, unreadable?));
+    }
+    let view = View::for_writing_after(repository, Some(&known))?;
+    let unreadable = sync_index(repository, index, &view)?;
+    Ok((main, view, unreadable))
 }
 
 struct Batch {

@@ -1,6 +1,7 @@
 //! Streams the bytes of one file.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -14,8 +15,10 @@ use crate::tree::reader::TreeReader;
 use crate::tree::slices::{Placer, Slices};
 use crate::tree::{BatchSource, TreeError};
 
-/// Chunks that are fetched before it is their turn.
-const AHEAD: usize = 4;
+/// Groups of chunks that are fetched at once, each by a thread of its own.
+const AHEAD: usize = 8;
+/// A group ends when it has so many bytes of the file.
+const GROUP_BYTES: u64 = 4 << 20;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Writes the bytes of the file at `path` to `out`, holes as zeros; gives their number.
@@ -50,8 +53,8 @@ pub fn restore_file(
     Ok(entry.meta.size)
 }
 
-/// A slice to fetch and where to send it.
-type Request = (Slice, Sender<Result<Vec<u8>, TreeError>>);
+/// Slices to fetch together, and where to send their bytes.
+type Request = (Vec<Slice>, Sender<Result<Vec<u8>, TreeError>>);
 
 /// Fetches on several threads, writes in order.
 fn stream(
@@ -60,15 +63,13 @@ fn stream(
     writer: &mut Writer<'_>,
     cancel: &AtomicBool,
 ) -> Result<(), TreeError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
     std::thread::scope(|scope| {
         let (requests_in, requests) = bounded::<Request>(AHEAD);
-        for _ in 0..threads {
+        for _ in 0..AHEAD {
             let requests: Receiver<Request> = requests.clone();
             scope.spawn(move || {
-                let mut plain = Vec::new();
-                for (slice, reply) in requests {
-                    let _ = reply.send(fetch(source, slice, &mut plain));
+                for (group, reply) in requests {
+                    let _ = reply.send(fetch(source, &group));
                 }
             });
         }
@@ -78,13 +79,13 @@ fn stream(
         let mut is_end = false;
         loop {
             while waiting.len() < AHEAD && !is_end {
-                match slices.next()? {
-                    Some(slice) => {
-                        let (reply_in, reply) = bounded(1);
-                        is_end = requests_in.send((slice, reply_in)).is_err();
-                        waiting.push_back(reply);
-                    }
-                    None => is_end = true,
+                let group = next_group(&mut slices)?;
+                if group.is_empty() {
+                    is_end = true;
+                } else {
+                    let (reply_in, reply) = bounded(1);
+                    is_end = requests_in.send((group, reply_in)).is_err();
+                    waiting.push_back(reply);
                 }
             }
             let Some(reply) = waiting.pop_front() else { return Ok(()) };
@@ -98,18 +99,49 @@ fn stream(
     })
 }
 
-fn fetch(
-    source: &dyn BatchSource,
-    slice: Slice,
-    plain: &mut Vec<u8>,
-) -> Result<Vec<u8>, TreeError> {
-    source.get(PackKind::Data, &slice.chunk, plain)?;
+/// Empty at the end.
+fn next_group(slices: &mut Slices<'_>) -> Result<Vec<Slice>, TreeError> {
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    while bytes < GROUP_BYTES
+        && let Some(slice) = slices.next()?
+    {
+        bytes += u64::from(slice.len);
+        group.push(slice);
+    }
+    Ok(group)
+}
+
+/// The bytes of a group, each chunk asked for once.
+fn fetch(source: &dyn BatchSource, group: &[Slice]) -> Result<Vec<u8>, TreeError> {
+    let mut ids: Vec<ChunkId> = group.iter().map(|slice| slice.chunk).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut parts: Vec<Option<Vec<u8>>> = vec![None; group.len()];
+    let mut failure = None;
+    source.get_many(PackKind::Data, &ids, &mut |at, plain| {
+        let id = ids.get(at).copied().unwrap_or(ChunkId::NONE);
+        let places = group.iter().zip(&mut parts).filter(|(slice, _)| slice.chunk == id);
+        match plain {
+            Ok(plain) => places.for_each(|(slice, part)| *part = cut(*slice, plain)),
+            Err(error) => failure = Some(TreeError::from(error)),
+        }
+        if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let mut bytes = Vec::new();
+    for (slice, part) in group.iter().zip(parts) {
+        let source = FormatError::Inconsistent { what: "slice" };
+        bytes.extend(part.ok_or(TreeError::Damaged { chunk: slice.chunk, source })?);
+    }
+    Ok(bytes)
+}
+
+fn cut(slice: Slice, plain: &[u8]) -> Option<Vec<u8>> {
     let (start, len) = (slice.offset as usize, slice.len as usize);
     let part = start.checked_add(len).and_then(|end| plain.get(start..end));
-    part.map(<[u8]>::to_vec).ok_or(TreeError::Damaged {
-        chunk: slice.chunk,
-        source: FormatError::Inconsistent { what: "slice" },
-    })
+    part.map(<[u8]>::to_vec)
 }
 
 struct Writer<'a> {

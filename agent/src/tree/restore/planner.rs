@@ -27,8 +27,10 @@ use crate::tree::{Issues, Progress, Stop, TreeError};
 
 /// Workers per processor.
 const WORKERS_PER_CPU: usize = 2;
-/// Windows at work while the next one is planned.
-const WINDOWS_MAX: usize = 2;
+/// Windows at work while the next one is planned, at least. A window may be little work, so there
+/// are more of them if there are many workers.
+const WINDOWS_MIN: usize = 2;
+const WORKERS_PER_WINDOW: usize = 3;
 /// Directories of the current path that stay open.
 const KEPT_OPEN: usize = 48;
 /// Links to files outside the restored subtree that are remembered.
@@ -76,6 +78,7 @@ pub(super) fn run(
             stack: Vec::new(),
             window: Window::default(),
             at_work: VecDeque::new(),
+            windows_max: (worker_count(&job) / WORKERS_PER_WINDOW).max(WINDOWS_MIN),
             jobs: jobs_in,
             issues,
             on_issue,
@@ -121,6 +124,7 @@ struct Planner<'a, 'h> {
     stack: Vec<Frame>,
     window: Window,
     at_work: VecDeque<AtWork>,
+    windows_max: usize,
     jobs: Sender<Job>,
     issues: Receiver<Issue>,
     on_issue: &'h mut dyn FnMut(&Issue),
@@ -463,7 +467,7 @@ impl Planner<'_, '_> {
 
     /// Hands the window to the workers. Waits if too many are at work already.
     fn submit(&mut self) -> Result<(), TreeError> {
-        while self.at_work.len() >= WINDOWS_MAX {
+        while self.at_work.len() >= self.windows_max {
             self.finish_oldest();
         }
         self.report_issues();

@@ -22,6 +22,8 @@ use crate::{Repository, RepositoryError, random};
 /// Packs are read in pieces of at most this.
 const PIECE_BYTES_MAX: usize = 4 << 20;
 const PIECE_BYTES_MIN: usize = 256 << 10;
+/// Read of a pack at first.
+const TAIL_BYTES: u64 = 64 << 10;
 
 /// Set of pack numbers: a bit each.
 #[derive(Debug, Default)]
@@ -397,16 +399,26 @@ fn open_tail(
 ) -> Result<(Trailer, PackCipher, Vec<TocRow>), RepositoryError> {
     let key = ObjectKey::Pack(row.identity.name);
     let named = |error| RepositoryError::format(key, error);
-    let mut trailer = [0u8; TRAILER_LEN];
-    let at = u64::from(row.bytes).saturating_sub(TRAILER_LEN as u64);
-    repository.store().get_range(&key, at, &mut trailer)?;
-    let trailer = Trailer::decode(&trailer).map_err(named)?;
+    let too_short = || named(FormatError::Truncated { what: "pack" });
+    // Nearly every table is within the tail: one request does for both.
+    let start = u64::from(row.bytes).saturating_sub(TAIL_BYTES);
+    let mut tail = vec![0; usize::try_from(u64::from(row.bytes) - start).unwrap_or(0)];
+    repository.store().get_range(&key, start, &mut tail)?;
+    let trailer = tail.last_chunk::<TRAILER_LEN>().ok_or_else(too_short)?;
+    let trailer = Trailer::decode(trailer).map_err(named)?;
     if trailer.identity != row.identity || trailer.pack_len != u64::from(row.bytes) {
         return Err(named(FormatError::Inconsistent { what: "identity of a pack" }));
     }
     let (cipher, place) = trailer.open(repository.keys()).map_err(named)?;
-    let mut sealed = vec![0; place.len as usize];
-    repository.store().get_range(&key, place.offset, &mut sealed)?;
+    let within = place.offset.checked_sub(start).and_then(|at| {
+        let at = usize::try_from(at).ok()?;
+        tail.get(at..at.checked_add(place.len as usize)?).map(<[u8]>::to_vec)
+    });
+    let mut sealed = within.unwrap_or_default();
+    if sealed.is_empty() {
+        sealed.resize(place.len as usize, 0);
+        repository.store().get_range(&key, place.offset, &mut sealed)?;
+    }
     let table = cipher.open_toc(&place, &mut sealed).map_err(named)?;
     if table.len() != row.chunks as usize {
         return Err(named(FormatError::Inconsistent { what: "number of a pack's chunks" }));

@@ -36,6 +36,8 @@ use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
 use crate::effort::Effort;
 use crate::index::Index;
 use crate::packer::{PackOptions, lock};
+use crate::parallel::both;
+use crate::repository::now_s;
 use crate::session::OpenSession;
 use crate::store::StoreError;
 use crate::view::View;
@@ -201,15 +203,9 @@ impl Copier {
         progress: &Progress,
         control: &dyn Control,
     ) -> Result<Copied, CopyError> {
-        let (_session, source_view) = self.pin(id)?;
-        let snapshot = source_view.all_snapshots().get(id).copied().cloned();
-        let snapshot = snapshot.ok_or(CopyError::Vanished)?;
-        for problem in sync_index(&self.source.repository, &self.source.index, &source_view)
-            .map_err(CopyError::Source)?
-        {
-            control.warn(&problem);
-        }
-        let writer = self.open_writer(control)?;
+        let (source, writer) = both(|| self.open_source(id, control), || self.open_writer(control));
+        let (_session, source_view, snapshot) = source?;
+        let writer = writer?;
         let counterparts = self.counterparts(&source_view, writer.view());
         if let Some(there) = counterparts.of(id)
             && let Some(there) = writer.view().all_snapshots().get(&there)
@@ -234,7 +230,7 @@ impl Copier {
     /// read without.
     fn pin(&self, id: &SnapshotId) -> Result<(Option<OpenSession>, View), CopyError> {
         let repository = &self.source.repository;
-        match OpenSession::reader(repository, self.options.cluster, *id) {
+        match OpenSession::reader(repository, self.options.cluster, *id, None) {
             Ok((session, view)) => Ok((Some(session), view)),
             Err(RepositoryError::NoSnapshot { .. }) => Err(CopyError::Vanished),
             Err(RepositoryError::Store(StoreError::Denied { .. } | StoreError::Refused { .. })) => {
@@ -242,6 +238,22 @@ impl Copier {
             }
             Err(error) => Err(CopyError::Source(error)),
         }
+    }
+
+    /// Pins a snapshot, and brings the index in line with the view that shows it.
+    fn open_source(
+        &self,
+        id: &SnapshotId,
+        control: &dyn Control,
+    ) -> Result<(Option<OpenSession>, View, Snapshot), CopyError> {
+        let (session, view) = self.pin(id)?;
+        let snapshot = view.all_snapshots().get(id).copied().cloned();
+        let snapshot = snapshot.ok_or(CopyError::Vanished)?;
+        let problems = sync_index(&self.source.repository, &self.source.index, &view);
+        for problem in problems.map_err(CopyError::Source)? {
+            control.warn(&problem);
+        }
+        Ok((session, view, snapshot))
     }
 
     fn open_writer(&self, control: &dyn Control) -> Result<Writer, CopyError> {
@@ -349,6 +361,7 @@ impl Run<'_> {
         let Self { copier, snapshot, record, source_view, counterparts, writer, .. } = self;
         let superseded =
             copier.stale_checkpoints(&source_view, writer.view(), &counterparts, Some(snapshot.id));
+        let waiting = writer.view().waiting();
         let counts = writer.counts();
         let mut record = Snapshot { root, ..record };
         record.sizes.new_plain = counts.new_plain_bytes;
@@ -356,7 +369,7 @@ impl Run<'_> {
         let stored = self.stored_before + copied.sizes.new_stored;
         self.progress.stored_bytes.store(stored, Ordering::Relaxed);
         // Whoever opens the target next is spared the work; failing costs only that.
-        drop(gc::fold_if_many(&copier.target.repository));
+        drop(gc::fold_if_many(&copier.target.repository, waiting));
         Ok(Copied { snapshot: copied, was_present: false })
     }
 
@@ -373,7 +386,10 @@ impl Run<'_> {
     fn checkpoint(&self) -> Result<(), RepositoryError> {
         // First, so that every chunk that is safe is known by name, too.
         self.copier.dictionary.flush();
-        self.writer.checkpoint(self.record.clone())
+        // The snapshot may be old; what was copied of it so far is not, and waits for the next run
+        // from now on.
+        let finished_ns = i64::try_from(now_s()).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        self.writer.checkpoint(Snapshot { finished_ns, ..self.record.clone() })
     }
 
     /// Copies while checkpoints are made beside.

@@ -198,13 +198,19 @@ pub fn forget(
 /// Folds commits into the catalog when many have piled up, so that opening stays quick where
 /// nobody prunes. Failing is harmless.
 ///
+/// * `waiting`: what [`View::waiting`] was when the run began. Its own commit is one more; if these
+///   are few, nothing is asked: whoever comes next sees those of others.
+///
 /// # Errors
 ///
 /// The store failed.
-pub fn fold_if_many(repository: &Repository) -> Result<(), RepositoryError> {
+pub fn fold_if_many(repository: &Repository, waiting: usize) -> Result<(), RepositoryError> {
     let many = rules::many(32, 3);
+    if waiting + 1 < many {
+        return Ok(());
+    }
     let mut view = View::for_maintenance(repository)?;
-    if view.unfolded.len() + view.fenced.len() < many {
+    if view.waiting() < many {
         return Ok(());
     }
     transition(repository, &mut view, |view, draft| {

@@ -179,11 +179,15 @@ impl Cache {
         let mut report = SyncReport::default();
         let mut seen = HashSet::new();
         let state = |next| records::state_value(&self.repository, next);
-        let mut loader = Loader::new(&self.database, self.tuning, numbers, &state);
+        let mut lacking = Vec::new();
         for segment in segments.iter().filter(|segment| seen.insert(segment.name)) {
-            if record_of(&self.database, segment)?.is_some() {
-                continue;
+            if record_of(&self.database, segment)?.is_none() {
+                lacking.push(*segment);
             }
+        }
+        source.expect(&lacking);
+        let mut loader = Loader::new(&self.database, self.tuning, numbers, &state);
+        for segment in &lacking {
             match loader.load(segment, source)? {
                 Ok(entries) => {
                     report.loaded += 1;

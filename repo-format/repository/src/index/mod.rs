@@ -92,6 +92,11 @@ pub struct IndexView {
 
 /// Where segments are read from.
 pub trait SegmentSource {
+    /// Tells which segments will be read, and in which order.
+    fn expect(&self, segments: &[SegmentRef]) {
+        let _ = segments;
+    }
+
     /// Hands out the rows of `segment` in their order, packs first. A break means that no more of
     /// them are wanted, and is no error.
     ///

@@ -18,6 +18,7 @@ use super::world::World;
 use crate::chunks::{ChunkSink, ChunkSource};
 use crate::effort::Effort;
 use crate::gc::{self, PruneOptions, Unwatched};
+use crate::glance::Glance;
 use crate::index::Index;
 use crate::packer::PackOptions;
 use crate::reader::Reader;
@@ -42,6 +43,7 @@ pub(super) struct Process {
     agent: usize,
     repository: Arc<Repository>,
     index: Arc<Index>,
+    glances: bool,
 }
 
 /// A manifest: the chunk in each slot, and the chunks that it is made of.
@@ -107,9 +109,10 @@ impl Process {
         agent: usize,
         repository: Arc<Repository>,
         cache: &TempDir,
+        glances: bool,
     ) -> Self {
         let index = Index::open(cache.path(), repository.id(), 1 << 20).unwrap();
-        Self { world: Arc::clone(world), agent, repository, index: Arc::new(index) }
+        Self { world: Arc::clone(world), agent, repository, index: Arc::new(index), glances }
     }
 
     /// Does a job; what it could not do, it says.
@@ -123,7 +126,7 @@ impl Process {
             Job::Prune(job) => {
                 gc::prune(&self.repository, &self.index, &prune_options(job), &Unwatched).map(drop)
             }
-            Job::Fold => gc::fold_if_many(&self.repository),
+            Job::Fold => gc::fold_if_many(&self.repository, usize::MAX - 1),
             Job::Bad(which) => self.mark_bad(which.as_ref()),
         };
         if let Err(error) = done {
@@ -140,7 +143,11 @@ impl Process {
             packs: PACKS,
             cluster: ClusterId::NONE,
         };
-        let (writer, _) = Writer::open(&self.repository, Arc::clone(&self.index), &options)?;
+        let store = self.repository.store();
+        let glance = if self.glances { Glance::take(&**store)? } else { None };
+        let index = Arc::clone(&self.index);
+        let (writer, _) = Writer::open_after(&self.repository, index, &options, glance.as_ref())?;
+        let waiting = writer.view().waiting();
         let parents = self.parents(&writer, job);
         let trusts = writer.trusts_parents();
         let mut slots = vec![Slot::Missing; job.slots.len()];
@@ -169,7 +176,7 @@ impl Process {
         let snapshot = writer.finish(record(job, root), superseded)?;
         self.world.with_oracle(|oracle| oracle.reported.insert(snapshot.id));
         self.world.note(self.agent, "saved");
-        gc::fold_if_many(&self.repository)
+        gc::fold_if_many(&self.repository, waiting)
     }
 
     /// The newest snapshot of the volume and what killed runs left of it, as far as they can be
@@ -237,7 +244,9 @@ impl Process {
         let Some(id) = choose(&view, which).first().copied() else { return Ok(()) };
         let promised = || self.world.with_oracle(|oracle| oracle.promised().contains(&id));
         let was_promised = promised();
-        let (session, mut view) = match OpenSession::reader(&self.repository, ClusterId::NONE, id) {
+        let known = self.glances.then_some(&view);
+        let pinned = OpenSession::reader(&self.repository, ClusterId::NONE, id, known);
+        let (session, mut view) = match pinned {
             Err(RepositoryError::NoSnapshot { wanted }) if was_promised && promised() => {
                 self.world.violated(format!("{id} is there and cannot be pinned"));
                 return Err(RepositoryError::NoSnapshot { wanted });

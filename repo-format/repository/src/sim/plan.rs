@@ -40,6 +40,8 @@ pub(super) struct AgentPlan {
     pub(super) machine: u64,
     /// Requests whose outcome is not known are sent again.
     pub(super) retries: bool,
+    /// It begins with what it saw before its session was open, if that is still right.
+    pub(super) glances: bool,
     pub(super) jobs: VecDeque<Job>,
 }
 
@@ -146,8 +148,9 @@ impl Plan {
         let mut add = |dice: &mut Dice, kind: &str, count: u64, draw: fn(&mut Dice) -> Job| {
             for number in 0..count {
                 let jobs = (0..=dice.below(4)).map(|_| draw(dice)).collect();
-                let (machine, retries) = (dice.below(2), dice.one_in(2));
-                agents.push(AgentPlan { name: format!("{kind}{number}"), machine, retries, jobs });
+                let (machine, retries, glances) = (dice.below(2), dice.one_in(2), dice.one_in(2));
+                let name = format!("{kind}{number}");
+                agents.push(AgentPlan { name, machine, retries, glances, jobs });
             }
         };
         let writers = 1 + dice.below(3);

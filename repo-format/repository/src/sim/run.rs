@@ -111,7 +111,7 @@ fn live(world: &Arc<World>, plan: &Plan, number: usize) {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let store = agent::store(world, number, agent.retries);
             let Some(repository) = open(store) else { return };
-            let process = Process::new(world, number, repository, &cache);
+            let process = Process::new(world, number, repository, &cache, agent.glances);
             while let Some(job) = jobs.pop_front() {
                 process.run(&job);
                 world.job_done(number);

@@ -68,7 +68,7 @@ fn read_line(plan: &mut Plan, line: &str) -> Option<()> {
         };
         let jobs: Option<VecDeque<Job>> = jobs.split(';').map(read_job).collect();
         let (name, jobs) = (name.to_owned(), jobs?);
-        plan.agents.push(AgentPlan { name, machine, retries: false, jobs });
+        plan.agents.push(AgentPlan { name, machine, retries: false, glances: false, jobs });
     }
     Some(())
 }

@@ -168,6 +168,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What the system answers.
     fn sweep_temporary(&self) -> Result<Swept, StoreError>;
 
+    /// Asks ahead of the first creation what a server has to promise before. Failing is harmless: that
+    /// creation asks again, and says what is wrong.
+    fn prepare(&self) {}
+
     /// Counters of the requests that were sent to a server; `None` where there is no server.
     fn traffic(&self) -> Option<Arc<Traffic>> {
         None
@@ -234,6 +238,10 @@ macro_rules! forward_store {
 
             fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
                 (**self).size(key)
+            }
+
+            fn prepare(&self) {
+                (**self).prepare();
             }
 
             fn traffic(&self) -> Option<Arc<Traffic>> {

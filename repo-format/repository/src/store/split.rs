@@ -146,6 +146,10 @@ impl Store for SplitStore {
         Ok(Swept { count: bulk.count + registers.count, bytes: bulk.bytes + registers.bytes })
     }
 
+    fn prepare(&self) {
+        self.registers.prepare();
+    }
+
     fn traffic(&self) -> Option<Arc<Traffic>> {
         self.bulk.traffic()
     }

@@ -159,7 +159,7 @@ pub struct Multipart {
 
 impl Default for Multipart {
     fn default() -> Self {
-        Self { threshold_bytes: 64 << 20, part_bytes: 32 << 20, parallel: 4 }
+        Self { threshold_bytes: 96 << 20, part_bytes: 32 << 20, parallel: 4 }
     }
 }
 

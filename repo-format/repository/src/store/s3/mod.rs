@@ -228,6 +228,12 @@ impl Store for S3Store {
         self.wait_for(self.sweep_uploads())
     }
 
+    fn prepare(&self) {
+        if self.link.config.creation != Creation::Plain {
+            drop(self.wait_for(self.require_create_once()));
+        }
+    }
+
     fn traffic(&self) -> Option<Arc<Traffic>> {
         Some(Arc::clone(&self.link.traffic))
     }

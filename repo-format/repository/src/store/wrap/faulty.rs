@@ -299,6 +299,10 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.size(key)
     }
 
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn sweep_temporary(&self) -> Result<Swept, StoreError> {
         self.refuse(Op::SweepTemporary, &"tmp")?;
         self.inner.sweep_temporary()

@@ -217,6 +217,10 @@ impl<S: Store> Store for Metered<S> {
         self.count(Op::Size, key.prefix(), none, |_| self.inner.size(key))
     }
 
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn sweep_temporary(&self) -> Result<Swept, StoreError> {
         self.count(Op::SweepTemporary, None, none, |_| self.inner.sweep_temporary())
     }

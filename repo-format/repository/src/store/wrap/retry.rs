@@ -211,6 +211,10 @@ impl<S: Store> Store for Retry<S> {
         self.run(|| self.inner.size(key))
     }
 
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn sweep_temporary(&self) -> Result<Swept, StoreError> {
         self.run(|| self.inner.sweep_temporary())
     }
