@@ -4,12 +4,14 @@
 //! is kept in pages, so that a new version rewrites only what changed.
 
 use crate::bytes::{Put, Reader, len_u64};
-use crate::error::{FormatError, check_record_version};
+use crate::error::{FormatError, check_catalog_version, check_record_version};
 use crate::id::{PackName, SessionId, SnapshotId};
 use crate::key::ObjectKey;
 use crate::limits::{
-    CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX, RECORD_VERSION,
+    CATALOG_PAGE_SNAPSHOTS_MAX, CATALOG_PAGES_MAX, CATALOG_ROWS_MAX, CATALOG_VERSION,
+    RECORD_VERSION,
 };
+use crate::lock::ObjectLock;
 use crate::session::{SegmentRef, put_name, read_name};
 use crate::snapshot::Snapshot;
 
@@ -94,6 +96,9 @@ pub struct Catalog {
     pub dead: Vec<PackName>,
     /// Packs found missing or damaged: deduplication treats their chunks as absent.
     pub bad: Vec<PackName>,
+    /// How objects are locked, if they are. A catalog that has it is of a newer layout, so that a
+    /// program that does not know of locks stores nothing without.
+    pub lock: Option<ObjectLock>,
 }
 
 impl Default for Catalog {
@@ -110,6 +115,7 @@ impl Default for Catalog {
             condemned: Vec::new(),
             dead: Vec::new(),
             bad: Vec::new(),
+            lock: None,
         }
     }
 }
@@ -117,7 +123,7 @@ impl Default for Catalog {
 impl Catalog {
     /// The catalog's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![RECORD_VERSION];
+        let mut out = vec![if self.lock.is_some() { CATALOG_VERSION } else { RECORD_VERSION }];
         out.u64(self.n);
         out.raw(&self.previous);
         out.u64(self.created_s);
@@ -147,6 +153,9 @@ impl Catalog {
                 put_name(&mut out, pack);
             }
         }
+        if let Some(lock) = &self.lock {
+            lock.put(&mut out);
+        }
         out
     }
 
@@ -170,7 +179,8 @@ impl Catalog {
     /// Any [`FormatError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes, "catalog");
-        check_record_version(reader.u8()?)?;
+        let version = reader.u8()?;
+        check_catalog_version(version)?;
         let n = reader.u64()?;
         let previous = reader.array()?;
         let created_s = reader.u64()?;
@@ -187,8 +197,22 @@ impl Catalog {
         })?;
         let dead = read_rows(&mut reader, 20, "dead packs", read_name)?;
         let bad = read_rows(&mut reader, 20, "bad packs", read_name)?;
+        let lock =
+            if version > RECORD_VERSION { Some(ObjectLock::read(&mut reader)?) } else { None };
         reader.finish()?;
-        Ok(Self { n, previous, created_s, segments, pages, folded, dying, condemned, dead, bad })
+        Ok(Self {
+            n,
+            previous,
+            created_s,
+            segments,
+            pages,
+            folded,
+            dying,
+            condemned,
+            dead,
+            bad,
+            lock,
+        })
     }
 }
 
@@ -282,11 +306,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lock::{LOCK_GROUPS, LockMode};
     use crate::testing;
 
     fn page_ref() -> impl Strategy<Value = PageRef> {
         (any::<u64>(), any::<u64>(), any::<u32>(), any::<[u8; 32]>())
             .prop_map(|(n, nonce, snapshots, digest)| PageRef { n, nonce, snapshots, digest })
+    }
+
+    prop_compose! {
+        fn lock()(
+            compliance in any::<bool>(),
+            (period_s, slack_s, since) in any::<(u64, u64, u64)>(),
+            settled_s in any::<Option<u64>>(),
+            rounds_s in proptest::collection::vec(any::<u64>(), LOCK_GROUPS),
+        ) -> ObjectLock {
+            let mode = if compliance { LockMode::Compliance } else { LockMode::Governance };
+            ObjectLock { mode, period_s, slack_s, since, settled_s, rounds_s }
+        }
     }
 
     prop_compose! {
@@ -301,13 +338,14 @@ mod tests {
             condemned in proptest::collection::vec((testing::object_name(), any::<u64>()), 0..3),
             dead in proptest::collection::vec(testing::object_name(), 0..3),
             bad in proptest::collection::vec(testing::object_name(), 0..3),
+            lock in proptest::option::of(lock()),
         ) -> Catalog {
             let folded = folded.into_iter().map(|(session, at_s)| Folded { session, at_s });
             let dying = dying.into_iter().map(|(since, snapshot)| Dying { since, snapshot });
             let condemned = condemned.into_iter().map(|(pack, since)| Condemned { pack, since });
             Catalog {
                 n, previous, created_s, segments, pages, folded: folded.collect(),
-                dying: dying.collect(), condemned: condemned.collect(), dead, bad,
+                dying: dying.collect(), condemned: condemned.collect(), dead, bad, lock,
             }
         }
     }
@@ -357,6 +395,21 @@ mod tests {
         };
         let decode = |bytes: &[u8]| Catalog::decode(bytes);
         testing::refuses_damage_or_is_canonical(&catalog.encode(), decode, Catalog::encode);
+    }
+
+    #[test]
+    fn only_a_catalog_with_a_lock_is_of_the_newer_layout() {
+        let plain = Catalog::default();
+        let lock = ObjectLock::new(LockMode::Compliance, 30, 15, 4);
+        let locked = Catalog { lock: Some(lock), ..Catalog::default() };
+        assert_eq!((plain.encode()[0], locked.encode()[0]), (1, 2));
+        assert_eq!(Catalog::decode(&locked.encode()).unwrap(), locked);
+        let decode = |bytes: &[u8]| Catalog::decode(bytes);
+        testing::refuses_damage_or_is_canonical(&locked.encode(), decode, Catalog::encode);
+        let mut newer = locked.encode();
+        newer[0] = 3;
+        let expected = FormatError::NewerVersion { found: 3, supported: 2 };
+        assert_eq!(Catalog::decode(&newer), Err(expected));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why bytes were not what they claim to be.
 
-use crate::limits::{FORMAT_VERSION, RECORD_VERSION};
+use crate::limits::{CATALOG_VERSION, FORMAT_VERSION, RECORD_VERSION};
 use crate::seal::SUITE;
 
 /// A stored object could not be decoded. A variant exists where a caller acts differently.
@@ -99,6 +99,11 @@ pub(crate) fn check_version(found: u16) -> Result<(), FormatError> {
 /// own, so that one can change without the others.
 pub(crate) fn check_record_version(found: u8) -> Result<(), FormatError> {
     check_version_up_to(RECORD_VERSION.into(), found.into())
+}
+
+/// The same for catalogs, of which there are two layouts.
+pub(crate) fn check_catalog_version(found: u8) -> Result<(), FormatError> {
+    check_version_up_to(CATALOG_VERSION.into(), found.into())
 }
 
 fn check_version_up_to(supported: u32, found: u32) -> Result<(), FormatError> {

@@ -19,6 +19,7 @@ pub mod key;
 pub mod keys;
 pub mod keyslot;
 pub mod limits;
+pub mod lock;
 pub mod pack;
 pub mod seal;
 pub mod segment;

@@ -7,6 +7,8 @@ use crate::tree::PageCutter;
 pub const FORMAT_VERSION: u16 = 1;
 /// The newest layout of a record (key bundle, session, commit, catalog, snapshot, manifest page).
 pub const RECORD_VERSION: u8 = 1;
+/// The newest layout of a catalog: the one that says how objects are locked.
+pub const CATALOG_VERSION: u8 = 2;
 /// Alignment of a pack's length and of range reads: what O_DIRECT needs everywhere we know of.
 pub const GRID_BYTES: usize = 4096;
 

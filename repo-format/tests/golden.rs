@@ -87,6 +87,8 @@ fn records_are_read() {
     assert_eq!(Session::decode(&unhex("session.hex")).unwrap(), vectors::session());
     assert_eq!(Commit::decode(&unhex("commit.hex")).unwrap(), vectors::commit());
     assert_eq!(Catalog::decode(&unhex("catalog.hex")).unwrap(), vectors::catalog());
+    let locked = Catalog::decode(&unhex("catalog-locked.hex")).unwrap();
+    assert_eq!(locked, vectors::locked_catalog());
     assert_eq!(decode_page(&unhex("catalog-page.hex")).unwrap(), vectors::listed());
 }
 

@@ -10,6 +10,7 @@ use repo_format::id::{ChunkId, ClusterId, ObjectName, RepositoryId, SessionId, S
 use repo_format::key::ObjectKey;
 use repo_format::keys::{KeyBundle, Keys, Secret};
 use repo_format::keyslot::{Kdf, KeySlot};
+use repo_format::lock::{LOCK_GROUPS, LockMode, ObjectLock};
 use repo_format::pack::{FinishedPack, PackBuffer, PackBuilder, PackIdentity, PackKind};
 use repo_format::segment::{Entry as IndexEntry, PackRow, SegmentBuilder};
 use repo_format::session::{Commit, Process, SegmentRef, Session, SessionKind};
@@ -289,7 +290,21 @@ pub fn catalog() -> Catalog {
         condemned: vec![Condemned { pack: name(2), since: 8 }],
         dead: vec![],
         bad: vec![name(3)],
+        lock: None,
     }
+}
+
+/// The same in a repository whose objects are locked.
+pub fn locked_catalog() -> Catalog {
+    let lock = ObjectLock {
+        mode: LockMode::Compliance,
+        period_s: 2_592_000,
+        slack_s: 1_296_000,
+        since: 3,
+        settled_s: Some(TIME_S),
+        rounds_s: (0..).take(LOCK_GROUPS).map(|group| TIME_S + group).collect(),
+    };
+    Catalog { lock: Some(lock), ..catalog() }
 }
 
 pub fn listed() -> Vec<Listed> {
@@ -392,6 +407,7 @@ pub fn all() -> Vec<Vector> {
         ("tree-inner.hex", tree::encode_inner(1, &children())),
         ("tree-root.hex", tree_root().encode()),
         ("slices.hex", tree::encode_slices(&slices())),
+        ("catalog-locked.hex", locked_catalog().encode()),
     ];
     for (plain_file, sealed_file, key, plain) in records() {
         assert!(plain.len() < 512, "{plain_file} would be compressed, which is not golden");
