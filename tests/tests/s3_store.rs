@@ -217,7 +217,7 @@ fn who_is_not_let_in_is_told_what_to_change() {
 fn a_server_that_keeps_every_promise_passes_the_check() {
     let bucket = bucket();
     let store = bucket.store("check");
-    let tried = store.preflight().unwrap();
+    let tried = store.preflight(None).unwrap();
     assert!(tried.len() >= 8);
     for one in tried {
         assert_eq!(one.trouble, None, "{}", one.what);

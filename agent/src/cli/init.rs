@@ -48,7 +48,7 @@ fn check(context: &Context) -> Result<Exit, CliError> {
         config.creation = Creation::Plain;
     }
     let store = S3Store::open(&bucket, &prefix, &config)?;
-    let tried = store.preflight()?;
+    let tried = store.preflight(None)?;
     for one in &tried {
         let outcome = match (&one.trouble, one.needed) {
             (None, _) => "yes".into(),

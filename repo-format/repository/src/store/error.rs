@@ -21,11 +21,12 @@ pub enum Op {
     Delete,
     Size,
     SweepTemporary,
+    Lock,
 }
 
 impl Op {
     /// Every operation, in the order of declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Open,
         Self::Get,
         Self::GetRange,
@@ -36,6 +37,7 @@ impl Op {
         Self::Delete,
         Self::Size,
         Self::SweepTemporary,
+        Self::Lock,
     ];
 
     /// Whether it can change what is stored.
@@ -55,6 +57,7 @@ impl std::fmt::Display for Op {
             Self::Delete => "delete",
             Self::Size => "find the size of",
             Self::SweepTemporary => "clear unfinished writes in",
+            Self::Lock => "lock",
         })
     }
 }

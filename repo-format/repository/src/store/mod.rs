@@ -17,6 +17,7 @@ mod refusal;
 pub mod s3;
 mod split;
 mod traffic;
+mod versions;
 pub mod wrap;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use memory::Memory;
 pub use refusal::Refusal;
 pub use split::SplitStore;
 pub use traffic::{Action, Class, Totals, Traffic, TrafficRow};
+pub use versions::{Held, Lockable, Protection, Refused, Version, Versions, is_lockable};
 
 /// What [`Store::list`] says about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Old versions and locks of objects; `None` where there is nothing of the kind.
+    fn versions(&self) -> Option<&dyn Versions> {
+        None
+    }
+
     /// The repository's place as a user would write it, for messages.
     fn describe(&self) -> String;
 }
@@ -250,6 +257,10 @@ macro_rules! forward_store {
 
             fn is_split(&self) -> bool {
                 (**self).is_split()
+            }
+
+            fn versions(&self) -> Option<&dyn Versions> {
+                (**self).versions()
             }
 
             fn sweep_temporary(&self) -> Result<Swept, StoreError> {

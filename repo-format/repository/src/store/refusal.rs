@@ -52,6 +52,24 @@ pub enum Refusal {
     )]
     NotOnce { how: &'static str },
 
+    #[error(
+        "it is locked, or was to be locked for less long than it is: nobody can delete it or shorten its lock before that ends"
+    )]
+    Locked,
+
+    #[error(
+        "the bucket has no object lock: make one with object lock enabled, or leave --lock away"
+    )]
+    NoObjectLock,
+
+    #[error("the server does not keep object locks: {why}. Use a server that does (see doc/s3.md)")]
+    LockNotKept { why: &'static str },
+
+    #[error(
+        "there was a repository here before: its objects were deleted, and are still kept as old versions. `salvor recover` brings it back; for a new one take another prefix"
+    )]
+    Buried,
+
     #[error("the server does not support it")]
     Unsupported,
 

@@ -19,11 +19,16 @@ pub enum Action {
     ListMultipartUploads,
     DeleteObject,
     DeleteObjects,
+    ListObjectVersions,
+    CopyObject,
+    GetObjectLockConfiguration,
+    GetObjectRetention,
+    PutObjectRetention,
 }
 
 impl Action {
     /// Every action, in the order of declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::GetObject,
         Self::HeadObject,
         Self::PutObject,
@@ -35,6 +40,11 @@ impl Action {
         Self::ListMultipartUploads,
         Self::DeleteObject,
         Self::DeleteObjects,
+        Self::ListObjectVersions,
+        Self::CopyObject,
+        Self::GetObjectLockConfiguration,
+        Self::GetObjectRetention,
+        Self::PutObjectRetention,
     ];
 
     /// The right that a policy has to grant for it.
@@ -49,6 +59,11 @@ impl Action {
             Self::ListObjectsV2 => "s3:ListBucket",
             Self::ListMultipartUploads => "s3:ListBucketMultipartUploads",
             Self::DeleteObject | Self::DeleteObjects => "s3:DeleteObject",
+            Self::ListObjectVersions => "s3:ListBucketVersions",
+            Self::CopyObject => "s3:GetObjectVersion and s3:PutObject",
+            Self::GetObjectLockConfiguration => "s3:GetBucketObjectLockConfiguration",
+            Self::GetObjectRetention => "s3:GetObjectRetention",
+            Self::PutObjectRetention => "s3:PutObjectRetention",
         }
     }
 }
@@ -68,13 +83,19 @@ impl Action {
     /// What it is charged as.
     pub const fn class(self) -> Class {
         match self {
-            Self::GetObject | Self::HeadObject => Class::Get,
+            Self::GetObject
+            | Self::HeadObject
+            | Self::GetObjectLockConfiguration
+            | Self::GetObjectRetention => Class::Get,
             Self::PutObject
             | Self::CreateMultipartUpload
             | Self::UploadPart
             | Self::CompleteMultipartUpload
             | Self::ListObjectsV2
-            | Self::ListMultipartUploads => Class::Put,
+            | Self::ListMultipartUploads
+            | Self::ListObjectVersions
+            | Self::CopyObject
+            | Self::PutObjectRetention => Class::Put,
             Self::AbortMultipartUpload | Self::DeleteObject | Self::DeleteObjects => Class::Delete,
         }
     }
@@ -252,9 +273,9 @@ mod tests {
             traffic.count(action, None, Ending::Answered, 1 << place);
         }
         let totals = traffic.totals();
-        assert_eq!((totals.put_class, totals.get_class, totals.delete), (6, 2, 3));
+        assert_eq!((totals.put_class, totals.get_class, totals.delete), (9, 4, 3));
         // The body of the one GET came, everything else went.
-        assert_eq!((totals.sent_bytes, totals.received_bytes), ((1 << 11) - 2, 1));
+        assert_eq!((totals.sent_bytes, totals.received_bytes), ((1 << 16) - 2, 1));
         for action in Action::ALL {
             let free =
                 action.to_string().starts_with("Delete") || action.to_string().starts_with("Abort");

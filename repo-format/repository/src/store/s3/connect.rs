@@ -21,6 +21,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::clock::Clock;
 use super::config::{S3Config, StaticCredentials};
 
 /// Where requests go that no region was given for. The answer names the right one.
@@ -30,10 +31,12 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Makes a client. Credentials are looked for when the first request is sent.
 ///
+/// * `clock`: set by every answer.
+///
 /// # Errors
 ///
 /// The file of certificates cannot be read or holds none.
-pub(super) async fn client(config: &S3Config) -> Result<Client, String> {
+pub(super) async fn client(config: &S3Config, clock: &Clock) -> Result<Client, String> {
     let http = http_client(config.ca_file.as_deref())?;
     // Not the instance metadata service: asking it takes seconds where there is none.
     let region = RegionProviderChain::first_try(config.region.clone().map(Region::new))
@@ -51,6 +54,7 @@ pub(super) async fn client(config: &S3Config) -> Result<Client, String> {
     let shared = loader.load().await;
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(config.quirks().path_style)
+        .interceptor(clock.clone())
         // Tries, waits and stalls are counted here, in one place: `link`.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())

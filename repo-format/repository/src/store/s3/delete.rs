@@ -102,7 +102,8 @@ impl S3Store {
                 let begun_s = upload.initiated().map_or(i64::MAX, DateTime::secs);
                 let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
                 if begun_s < before_s && key.starts_with(&self.place.prefix) {
-                    let object = Object { name: key.into(), kind: None, storage_class: None };
+                    let name = key.into();
+                    let object = Object { name, kind: None, storage_class: None, lock: None };
                     let upload = Upload { id: id.into(), number: String::new() };
                     self.abort(&object, &upload).await;
                     swept.count += 1;

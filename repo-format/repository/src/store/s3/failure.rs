@@ -132,7 +132,8 @@ impl Failure {
         if let Some(id) = header("x-amz-request-id") {
             let _ = write!(text, " (request {id})");
         }
-        let class = class_of(code, status, region.as_deref(), call);
+        let class = about_locks(code, message)
+            .unwrap_or_else(|| class_of(code, status, region.as_deref(), call));
         Self { class, text, region, silent: code.is_empty() }
     }
 }
@@ -140,7 +141,12 @@ impl Failure {
 /// By the code where there is one; answers to HEAD have only a status.
 fn class_of(code: &str, status: u16, region: Option<&str>, call: &Call<'_>) -> Class {
     match code {
-        "NoSuchKey" | "NoSuchUpload" | "NotFound" | "NoSuchVersion" => Class::Missing,
+        "NoSuchKey"
+        | "NoSuchUpload"
+        | "NotFound"
+        | "NoSuchVersion"
+        | "NoSuchObjectLockConfiguration"
+        | "ObjectLockConfigurationNotFoundError" => Class::Missing,
         "NoSuchBucket" => Class::Refused(Refusal::NoBucket { bucket: call.bucket.into() }),
         "PreconditionFailed" => Class::Exists,
         "InvalidRange" => Class::Beyond,
@@ -199,7 +205,22 @@ fn class_of_status(status: u16, region: Option<&str>, call: &Call<'_>) -> Class 
 }
 
 fn no_right(call: &Call<'_>) -> Class {
-    Class::Refused(Refusal::NoRight { right: call.action.right() })
+    Class::Refused(Refusal::NoRight { right: call.right })
+}
+
+/// Refusals that have to do with object lock: the code is one that says little.
+fn about_locks(code: &str, message: &str) -> Option<Class> {
+    let message = message.to_ascii_lowercase();
+    let has = |word: &str| message.contains(word);
+    match code {
+        "InvalidRequest" if has("missing") && (has("object lock") || has("objectlock")) => {
+            Some(Class::Refused(Refusal::NoObjectLock))
+        }
+        "InvalidRequest" if has("worm") => Some(Class::Refused(Refusal::Locked)),
+        "AccessDenied" if has("object lock") => Some(Class::Refused(Refusal::Locked)),
+        "ObjectLocked" => Some(Class::Refused(Refusal::Locked)),
+        _ => None,
+    }
 }
 
 /// What it means that no answer came.
@@ -251,6 +272,7 @@ mod tests {
         Call {
             op: Op::PutNew,
             action: Action::PutObject,
+            right: Action::PutObject.right(),
             at: "s3://b/x".into(),
             bucket: "b",
             kind: None,
@@ -280,6 +302,19 @@ mod tests {
         let failure = Failure::of(class_of("AccessDenied", 403, None, &call()), "403");
         let message = failure.into_error(&call()).to_string();
         assert!(message.contains("s3://b/x") && message.contains("s3:PutObject"), "{message}");
+    }
+
+    #[test]
+    fn a_lock_is_told_from_a_missing_right() {
+        let locked = Some(Class::Refused(Refusal::Locked));
+        let text = "Access Denied because object protected by object lock.";
+        assert_eq!(about_locks("AccessDenied", text), locked);
+        let text = "Object is WORM protected and cannot be overwritten";
+        assert_eq!(about_locks("InvalidRequest", text), locked);
+        let text = "Bucket is missing Object Lock Configuration";
+        let none = Some(Class::Refused(Refusal::NoObjectLock));
+        assert_eq!(about_locks("InvalidRequest", text), none);
+        assert_eq!(about_locks("AccessDenied", "Access Denied"), None);
     }
 
     #[test]

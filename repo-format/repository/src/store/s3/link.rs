@@ -10,6 +10,7 @@ use aws_sdk_s3::config::Region;
 use repo_format::key::Prefix;
 
 use super::body::Progress;
+use super::clock::Clock;
 use super::config::S3Config;
 use super::connect;
 use super::failure::{Class, Failure};
@@ -30,6 +31,8 @@ const CORRECTIONS_MAX: u32 = 3;
 pub(super) struct Call<'a> {
     pub(super) op: Op,
     pub(super) action: Action,
+    /// That a policy has to grant for it.
+    pub(super) right: &'static str,
     /// URL of the object.
     pub(super) at: String,
     pub(super) bucket: &'a str,
@@ -48,6 +51,7 @@ fn region_of(client: &Client) -> Option<String> {
 pub(super) struct Link {
     pub(super) config: S3Config,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) clock: Clock,
     client: RwLock<Client>,
     limiter: Limiter,
 }
@@ -57,9 +61,10 @@ impl Link {
     ///
     /// What makes the configuration unusable, in words.
     pub(super) async fn new(config: S3Config) -> Result<Self, String> {
-        let client = RwLock::new(connect::client(&config).await?);
+        let clock = Clock::default();
+        let client = RwLock::new(connect::client(&config, &clock).await?);
         let limiter = Limiter::new(config.in_flight.0);
-        Ok(Self { config, traffic: Arc::default(), client, limiter })
+        Ok(Self { config, traffic: Arc::default(), clock, client, limiter })
     }
 
     /// Sends a request until it is answered, refused, or has been tried as long as it may.
@@ -208,7 +213,7 @@ impl Link {
     async fn renew(&self) {
         let config = S3Config { region: region_of(&self.client()), ..self.config.clone() };
         // The configuration was good before; if it is not now, the old client will tell.
-        if let Ok(client) = connect::client(&config).await {
+        if let Ok(client) = connect::client(&config, &self.clock).await {
             *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
         }
     }

@@ -159,7 +159,7 @@ fn page_of(answer: &ListObjectsV2Output) -> Result<Page, Failure> {
 }
 
 /// A name as `encoding-type=url` has it.
-fn decoded(name: &str) -> Result<String, Failure> {
+pub(super) fn decoded(name: &str) -> Result<String, Failure> {
     let bytes = percent_decoded(&name.replace('+', " "));
     let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     text.ok_or_else(|| Failure::passing(format!("the listed name `{name}` cannot be read")))

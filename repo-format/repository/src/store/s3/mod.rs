@@ -11,6 +11,7 @@
 
 mod body;
 mod checksum;
+mod clock;
 mod config;
 mod connect;
 mod delete;
@@ -19,6 +20,7 @@ mod get;
 mod limiter;
 mod link;
 mod list;
+mod lock;
 mod object;
 mod parts;
 mod preflight;
@@ -26,17 +28,21 @@ mod probe;
 mod put;
 mod quirks;
 mod signing;
+mod versions;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use repo_format::key::{ObjectKey, Prefix};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::OnceCell;
 
 use super::traffic::Traffic;
-use super::{Listed, Op, OpenError, Store, StoreError, Strangers, Swept, may_rewrite};
+use super::{
+    Listed, Lockable, Op, OpenError, Protection, Refusal, Store, StoreError, Strangers, Swept,
+    Versions, may_rewrite,
+};
 use failure::setup;
 use link::Link;
 use object::Place;
@@ -64,6 +70,8 @@ pub struct S3Store {
     parts_once: OnceCell<bool>,
     /// Until the server refuses to remove many objects at once.
     batches: AtomicBool,
+    /// How new objects are locked.
+    protection: RwLock<Option<Protection>>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
 }
@@ -108,6 +116,7 @@ impl S3Store {
             creates_once: OnceCell::new(),
             parts_once: OnceCell::new(),
             batches: AtomicBool::new(config.quirks().batch_delete),
+            protection: RwLock::default(),
             runtime: Some(runtime),
         })
     }
@@ -122,6 +131,7 @@ impl S3Store {
     pub fn create(bucket: &str, prefix: &str, config: &S3Config) -> Result<Self, OpenError> {
         let store = Self::open(bucket, prefix, config)?;
         store.require_empty()?;
+        store.refuse_buried()?;
         store.wait_for(async {
             store.require_create_once().await?;
             store.probe_race().await
@@ -139,6 +149,24 @@ impl S3Store {
             Some(example) => Err(OpenError::NotEmpty { at: self.describe(), example }),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a place where a repository lies below delete markers: what is stored over it would
+    /// be in the way when it is brought back.
+    fn refuse_buried(&self) -> Result<(), StoreError> {
+        if self.wait_for(self.ask_lockable()).unwrap_or(Lockable::No) == Lockable::No {
+            return Ok(());
+        }
+        let page = self.wait_for(self.versions_after("config", None))?;
+        if !page.versions.iter().any(|version| version.path == "config" && !version.is_marker) {
+            return Ok(());
+        }
+        Err(StoreError::Refused {
+            op: Op::Open,
+            at: self.describe_place(),
+            refusal: Box::new(Refusal::Buried),
+            source: std::io::Error::other("there are old versions of `config`"),
+        })
     }
 
     /// Once this is true nothing is repeated, and what hangs is given up within seconds.
@@ -236,6 +264,10 @@ impl Store for S3Store {
 
     fn traffic(&self) -> Option<Arc<Traffic>> {
         Some(Arc::clone(&self.link.traffic))
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
+        Some(self)
     }
 
     fn describe(&self) -> String {

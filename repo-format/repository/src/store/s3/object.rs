@@ -5,7 +5,7 @@ use repo_format::key::{ObjectKey, Prefix};
 use super::S3Store;
 use super::link::Call;
 use crate::store::traffic::Action;
-use crate::store::{Op, StoreError};
+use crate::store::{Held, Op, StoreError, is_lockable};
 
 /// One object in the bucket.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Object {
     pub(super) name: String,
     pub(super) kind: Option<Prefix>,
     pub(super) storage_class: Option<String>,
+    /// What it is locked with when it is created.
+    pub(super) lock: Option<Held>,
 }
 
 impl Object {
@@ -57,19 +59,21 @@ impl S3Store {
             name: format!("{}{key}", self.place.prefix),
             kind: key.prefix(),
             storage_class: self.link.config.storage_class(key).map(ToOwned::to_owned),
+            lock: if is_lockable(key) { self.lock_of_new() } else { None },
         }
     }
 
     /// An object that is none of the repository's.
     pub(super) fn scratch(&self, name: &str) -> Object {
         let name = format!("{}tmp/{name}", self.place.prefix);
-        Object { name, kind: None, storage_class: None }
+        Object { name, kind: None, storage_class: None, lock: None }
     }
 
     pub(super) fn call(&self, op: Op, action: Action, object: &Object) -> Call<'_> {
         Call {
             op,
             action,
+            right: action.right(),
             at: self.place.url(&object.name),
             bucket: &self.place.bucket,
             kind: object.kind,
@@ -81,7 +85,8 @@ impl S3Store {
     pub(super) fn call_all(&self, op: Op, action: Action, kind: Option<Prefix>) -> Call<'_> {
         let folder = kind.map_or("", Prefix::folder);
         let at = self.place.url(&format!("{}{folder}", self.place.prefix));
-        Call { op, action, at, bucket: &self.place.bucket, kind, body_bytes: 0 }
+        let right = action.right();
+        Call { op, action, right, at, bucket: &self.place.bucket, kind, body_bytes: 0 }
     }
 }
 

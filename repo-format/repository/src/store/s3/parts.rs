@@ -10,6 +10,7 @@ use super::body::upload;
 use super::checksum::Sum;
 use super::config::PART_BYTES_MIN;
 use super::failure::Failure;
+use super::lock::LOCKED_PUT;
 use super::object::{Object, nonce};
 use super::put::in_doubt;
 use super::quirks::Checksum;
@@ -97,7 +98,10 @@ impl S3Store {
     }
 
     pub(super) async fn begin(&self, object: &Object) -> Result<Upload, StoreError> {
-        let call = self.call(Op::PutNew, Action::CreateMultipartUpload, object);
+        let mut call = self.call(Op::PutNew, Action::CreateMultipartUpload, object);
+        if object.lock.is_some() {
+            call.right = LOCKED_PUT;
+        }
         let number = nonce(Op::PutNew, &call.at)?;
         let sum = matches!(self.quirks.checksum, Checksum::Crc32c);
         let begin = async |client: &Client, _: &_| {

@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::Client;
 use repo_format::key::Prefix;
+use repo_format::lock::LockMode;
 
 use super::S3Store;
 use super::config::Creation;
@@ -9,7 +10,7 @@ use super::failure::{Failure, chain};
 use super::object::{Object, nonce};
 use super::put::Mode;
 use crate::store::traffic::Action;
-use crate::store::{Op, StoreError};
+use crate::store::{Lockable, Op, StoreError};
 
 /// What one thing that was tried came to.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -30,16 +31,19 @@ impl S3Store {
     /// Writes, reads, lists and removes objects of its own below `tmp/` and `p/`, and touches no
     /// others. Whether there is a repository makes no difference.
     ///
+    /// * `lock`: how objects are to be locked. Where they can be, that is tried in any case.
+    ///
     /// # Errors
     ///
     /// The system gave no random bytes. What the server refuses is in the answer.
-    pub fn preflight(&self) -> Result<Vec<Tried>, StoreError> {
+    pub fn preflight(&self, lock: Option<LockMode>) -> Result<Vec<Tried>, StoreError> {
         self.wait_for(async {
             let name = format!("check-{}", nonce(Op::Open, &self.describe_place())?);
             let mut tried = Vec::new();
             self.try_objects(&name, &mut tried).await;
             self.try_creation(&mut tried).await;
             self.try_removal(&name, &mut tried).await;
+            self.try_locks(lock, &mut tried).await;
             Ok(tried)
         })
     }
@@ -121,6 +125,34 @@ impl S3Store {
             Err(error) => Err(error),
         };
         note(tried, "remove it", &["s3:DeleteObject"], true, removed);
+    }
+
+    async fn try_locks(&self, wanted: Option<LockMode>, tried: &mut Vec<Tried>) {
+        let needed = wanted.is_some();
+        let lockable = self.ask_lockable().await;
+        let cannot = matches!(lockable, Ok(Lockable::No));
+        if !needed && !matches!(lockable, Ok(Lockable::Yes { .. })) {
+            return;
+        }
+        let known = lockable.and_then(|lockable| match lockable {
+            Lockable::Yes { .. } => Ok(()),
+            Lockable::No => Err(self.wrong("the bucket has no object lock")),
+        });
+        let rights = &["s3:GetBucketObjectLockConfiguration"];
+        note(tried, "say whether it locks objects", rights, needed, known);
+        if cannot {
+            return;
+        }
+        let listed = self.versions_after("tmp/", None).await.map(drop);
+        note(tried, "list old versions", &["s3:ListBucketVersions"], needed, listed);
+        let rights = &[
+            "s3:PutObjectRetention",
+            "s3:GetObjectRetention",
+            "s3:ListBucketVersions",
+            "s3:DeleteObjectVersion",
+        ];
+        let held = self.trial(wanted.unwrap_or_default(), true).await;
+        note(tried, "lock an object, and let it go then", rights, needed, held);
     }
 
     async fn is_listed(&self, name: &str) -> Result<bool, StoreError> {

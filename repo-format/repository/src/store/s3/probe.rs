@@ -138,6 +138,6 @@ impl S3Store {
     /// An object to try things out with, of a name that is listed under `p/`.
     pub(super) fn listed_scratch(&self, name: &str) -> Object {
         let name = format!("{}{}/{name}", self.place.prefix, Prefix::Packs.folder());
-        Object { name, kind: None, storage_class: None }
+        Object { name, kind: None, storage_class: None, lock: None }
     }
 }

@@ -16,6 +16,7 @@ use super::body::upload;
 use super::checksum::Sum;
 use super::config::{Creation, Encryption};
 use super::failure::{Failure, chain};
+use super::lock::{LOCKED_PUT, header_date, header_mode};
 use super::object::{Object, nonce};
 use super::signing::signed;
 use crate::store::traffic::Action;
@@ -42,6 +43,8 @@ impl S3Store {
                 .await;
         }
         self.require_create_once().await?;
+        // Only now is the server's clock known for sure, which locks go by.
+        let object = self.object(key);
         let whole = body.len() <= self.link.config.multipart.threshold_bytes;
         if whole || !self.parts_create_once().await? {
             return self.create_whole(Op::PutNew, &object, body, None).await;
@@ -82,7 +85,10 @@ impl S3Store {
     ) -> Result<(), StoreError> {
         let mut call = self.call(op, Action::PutObject, object);
         call.body_bytes = body.len() as u64;
-        let sum = Sum::of(self.quirks.checksum, body);
+        if object.lock.is_some() {
+            call.right = LOCKED_PUT;
+        }
+        let sum = Sum::of(self.checksum_for(object), body);
         let put = async |client: &aws_sdk_s3::Client, progress: &_| {
             let request = client
                 .put_object()
@@ -154,6 +160,8 @@ impl S3Store {
             .set_storage_class(object.storage_class.as_deref().map(StorageClass::from))
             .set_server_side_encryption(encryption)
             .set_ssekms_key_id(key)
+            .set_object_lock_mode(object.lock.map(|lock| header_mode(lock.mode)))
+            .set_object_lock_retain_until_date(object.lock.map(|lock| header_date(lock.until_s)))
             .set_request_payer(self.payer());
         match mode {
             Mode::Create(number) => request.if_none_match("*").metadata(CREATION, number),
@@ -173,6 +181,8 @@ impl S3Store {
             .set_storage_class(object.storage_class.as_deref().map(StorageClass::from))
             .set_server_side_encryption(encryption)
             .set_ssekms_key_id(key)
+            .set_object_lock_mode(object.lock.map(|lock| header_mode(lock.mode)))
+            .set_object_lock_retain_until_date(object.lock.map(|lock| header_date(lock.until_s)))
             .set_request_payer(self.payer())
             .metadata(CREATION, number)
     }

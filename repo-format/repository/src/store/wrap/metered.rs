@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use repo_format::key::{ObjectKey, Prefix};
 
-use crate::store::{Listed, Op, Store, StoreError, Strangers, Swept, Traffic, TrafficRow};
+use crate::store::{
+    Listed, Op, Store, StoreError, Strangers, Swept, Traffic, TrafficRow, Versions,
+};
 
 /// One row for each prefix, then one for what has none.
 const KINDS: usize = Prefix::ALL.len() + 1;
@@ -211,6 +213,10 @@ impl<S: Store> Store for Metered<S> {
 
     fn is_split(&self) -> bool {
         self.inner.is_split()
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
+        self.inner.versions()
     }
 
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {

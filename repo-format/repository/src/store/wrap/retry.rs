@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use repo_format::key::{ObjectKey, Prefix};
 
-use crate::store::{Listed, Store, StoreError, Strangers, Swept, Traffic};
+use crate::store::{Listed, Store, StoreError, Strangers, Swept, Traffic, Versions};
 
 /// How long and how often one request is tried. Waits double from `wait_first` to `wait_max`, each
 /// drawn at random from its upper half, so that many clients do not come back at once.
@@ -205,6 +205,10 @@ impl<S: Store> Store for Retry<S> {
 
     fn is_split(&self) -> bool {
         self.inner.is_split()
+    }
+
+    fn versions(&self) -> Option<&dyn Versions> {
+        self.inner.versions()
     }
 
     fn size(&self, key: &ObjectKey) -> Result<u64, StoreError> {
