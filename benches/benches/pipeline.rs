@@ -48,7 +48,8 @@ impl Place {
         let store = Arc::new(Memory::default());
         // A key file is not stretched: nothing of argon2id is measured.
         let secret = UnlockSecret::KeyFile(Zeroizing::new(vec![7; 32]));
-        let options = InitOptions { chunk_log2: Some(CHUNK_LOG2), label: String::new() };
+        let options =
+            InitOptions { chunk_log2: Some(CHUNK_LOG2), label: String::new(), lock: None };
         let repository = Arc::new(Repository::init(store, &secret, &options).unwrap());
         let index = Index::open(folder.path(), repository.id(), MEMORY_BYTES_DEFAULT).unwrap();
         let engine = probe(None).unwrap().engine;

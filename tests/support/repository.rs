@@ -29,7 +29,7 @@ pub fn secret() -> UnlockSecret {
 
 /// A new repository.
 pub fn init(store: Arc<dyn Store>) -> Repository {
-    let options = InitOptions { chunk_log2: Some(CHUNK_LOG2), label: "first".into() };
+    let options = InitOptions { chunk_log2: Some(CHUNK_LOG2), label: "first".into(), lock: None };
     Repository::init(store, &secret(), &options).unwrap()
 }
 

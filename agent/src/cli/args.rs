@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use repo_format::lock::LockMode;
 
 use super::s3::S3Args;
 use super::units::{Compression, Share, Size};
@@ -149,6 +150,12 @@ pub(crate) enum Command {
     /// Show what the repository holds, what deduplication and compression save, and about what it
     /// costs
     Stats(StatsArgs),
+    /// Show or change how long objects are locked in the bucket, so that nobody can delete them
+    #[command(after_long_help = LOCK_HELP)]
+    Lock(LockArgs),
+    /// Bring back what somebody deleted or wrote over in a bucket that keeps old versions
+    #[command(after_long_help = RECOVER_HELP)]
+    Recover,
     /// List and change the keys that open the repository
     Key(KeyArgs),
     /// Print a completion script for a shell
@@ -179,7 +186,77 @@ pub(crate) struct InitArgs {
     /// objects that are removed again, and say what is missing
     #[arg(long)]
     pub(crate) check: bool,
+
+    #[command(flatten)]
+    pub(crate) lock: LockWish,
 }
+
+/// How a new repository is to be locked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LockWish {
+    /// Lock what snapshots need for at least so long from any moment on (`30d`), so that nobody can
+    /// destroy it before you notice. Takes a bucket with object lock
+    #[arg(long, value_name = "PERIOD", value_parser = period)]
+    pub(crate) lock: Option<Duration>,
+
+    /// governance: who has the right to bypass it may delete all the same; compliance: nobody can,
+    /// not even the owner of the account, and nothing can be taken back [default: governance]
+    #[arg(long, value_name = "MODE", requires = "lock")]
+    pub(crate) lock_mode: Option<LockMode>,
+
+    /// Lock for so much longer at first: locks are extended once in about so long a time [default:
+    /// half the period, at most 30d]
+    #[arg(long, value_name = "TIME", requires = "lock", value_parser = period)]
+    pub(crate) lock_slack: Option<Duration>,
+}
+
+const LOCK_HELP: &str = "\
+Without options it shows what is locked, and until when at least.
+
+A longer period is applied to all that snapshots need at once, with a request for each pack. A shorter
+one, another mode, and --off change what is stored or extended from now on: no lock is ever shortened.
+
+Examples:
+  salvor init --lock 30d
+  salvor lock
+  salvor lock --period 60d";
+
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// Lock what snapshots need for at least so long from any moment on, such as `30d`
+    #[arg(long, value_name = "PERIOD", value_parser = period)]
+    pub(crate) period: Option<Duration>,
+
+    /// governance or compliance [default: as it is]
+    #[arg(long, value_name = "MODE", requires = "period")]
+    pub(crate) mode: Option<LockMode>,
+
+    /// Lock for so much longer at first [default: half the period, at most 30d]
+    #[arg(long, value_name = "TIME", requires = "period", value_parser = period)]
+    pub(crate) slack: Option<Duration>,
+
+    /// Lock nothing any more. What is locked stays so until its lock ends
+    #[arg(long, conflicts_with = "period")]
+    pub(crate) off: bool,
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        Ok(_) => Err("it is shorter than a second".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+const RECOVER_HELP: &str = "\
+In a bucket with versions, deleting an object only hides it behind a delete marker, and writing over it
+puts a new version on top. Objects of a repository are written once, so the oldest version is the true
+one. This brings back the true version of everything that the newest catalog and the commits after it
+need: config, catalogs, index, packs, and, if none of those that are left opens the repository, key
+slots. What was deleted by a prune stays deleted.
+
+It takes the rights s3:ListBucketVersions, s3:DeleteObjectVersion (to remove the markers, which cannot be
+locked), s3:GetObjectVersion and s3:PutObject.";
 
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {

@@ -28,10 +28,9 @@ use super::batch::Batched;
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::paced::Paced;
-use super::requests;
 use super::snapshots::{self, parse_tags};
 use super::ui::{Status, saved_so_far};
-use super::units;
+use super::{locks, requests, units};
 use crate::block::backup::{BackupSetup, BlockError};
 use crate::block::{self, ChangedExtents};
 use crate::tree::backup::{BackupHooks, BackupJob, BackupOptions, backup_tree};
@@ -309,9 +308,12 @@ impl Run<'_> {
         let waiting = writer.view().waiting();
         let counts = writer.counts();
         let compression = units::compression(writer.compression());
+        let lock = writer.view().head.catalog.lock.clone();
+        let index = Arc::clone(writer.index());
         let snapshot = writer.finish(snapshot, superseded)?;
         // Whoever opens the repository next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&repository, waiting));
+        locks::help_out(context, &repository, &index, lock.as_ref());
         let mut extra = json!({ "compression": compression, "tree": found.extra });
         requests::add(&mut extra, &**repository.store());
         report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);

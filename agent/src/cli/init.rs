@@ -1,25 +1,35 @@
 //! `salvor init`.
 
 use repo_format::limits::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN};
+use repo_format::lock::LockMode;
 use repository::store::s3::{Creation, S3Store, Tried};
-use repository::store::{Location, Store};
-use repository::{InitOptions, Repository};
+use repository::store::{Location, Store, Versions};
+use repository::{InitOptions, Repository, lock};
 use serde_json::json;
 
 use super::args::InitArgs;
 use super::context::Context;
 use super::error::{CliError, Exit};
-use super::units;
+use super::{locks, units};
 
 pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, CliError> {
+    let lock = locks::wish(&args.lock);
     if args.check {
-        return check(context);
+        return check(context, lock.map(|lock| lock.mode));
     }
     let chunk_log2 = chunk_log2(args.chunk_size.0)?;
+    if lock.is_some() && !matches!(context.location()?, Location::S3 { .. }) {
+        let message = "--lock is about buckets with object lock: give an s3:// URL";
+        return Err(CliError::Usage(message.into()));
+    }
+    if lock.is_some() && context.global.registers.is_some() {
+        let message = "--lock and --registers do not go together: what is elsewhere is not locked";
+        return Err(CliError::Usage(message.into()));
+    }
     let store = context.store(true)?;
     let place = store.describe();
     let secret = context.secret(true)?;
-    let options = InitOptions { chunk_log2: Some(chunk_log2), label: args.label.clone() };
+    let options = InitOptions { chunk_log2: Some(chunk_log2), label: args.label.clone(), lock };
     let repository = Repository::init(store, &secret, &options)?;
     context.ui.say(&format!(
         "created repository {} at {place}\n\
@@ -28,18 +38,25 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<Exit, CliError> 
         repository.id(),
         units::bytes(1 << chunk_log2),
     ));
+    let lock = lock::current(&repository)?;
+    if let Some(lock) = &lock {
+        context.ui.say(&locks::line(lock));
+    }
     context.ui.object(&json!({
         "type": "init",
         "repository": repository.id().to_string(),
         "at": place,
         "chunk_bytes": 1u64 << chunk_log2,
+        "lock": lock.as_ref().map(|lock| locks::of_lock(lock, None)),
     }));
     Ok(Exit::Done)
 }
 
 /// Tries what a repository in this bucket needs. Nothing is created, and one that is there is not
 /// touched.
-fn check(context: &Context) -> Result<Exit, CliError> {
+///
+/// * `lock`: how objects are to be locked, if they are.
+fn check(context: &Context, lock: Option<LockMode>) -> Result<Exit, CliError> {
     let Location::S3 { bucket, prefix } = context.location()? else {
         return Err(CliError::Usage("--check is about buckets: give an s3:// URL".into()));
     };
@@ -48,7 +65,7 @@ fn check(context: &Context) -> Result<Exit, CliError> {
         config.creation = Creation::Plain;
     }
     let store = S3Store::open(&bucket, &prefix, &config)?;
-    let tried = store.preflight(None)?;
+    let tried = store.preflight(lock)?;
     for one in &tried {
         let outcome = match (&one.trouble, one.needed) {
             (None, _) => "yes".into(),
@@ -56,6 +73,9 @@ fn check(context: &Context) -> Result<Exit, CliError> {
             (Some(trouble), false) => format!("no, but it can do without: {trouble}"),
         };
         context.ui.say(&format!("{:<32} {outcome}", one.what));
+    }
+    if let Ok(bucket) = store.lockable() {
+        context.ui.say(&locks::bucket_line(bucket));
     }
     let fit = tried.iter().all(|one| one.trouble.is_none() || !one.needed);
     let place = store.describe();

@@ -9,7 +9,7 @@ use super::args::{KeyArgs, KeyCommand};
 use super::context::{Ask, Context, read_secret};
 use super::error::{CliError, Exit};
 use super::snapshots::new_table;
-use super::units;
+use super::{locks, units};
 
 pub(super) fn run(context: &Context, args: &KeyArgs) -> Result<Exit, CliError> {
     match &args.command {
@@ -23,10 +23,12 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> Result<Exit, CliError> {
             Ok(Exit::Done)
         }
         KeyCommand::Remove { slot } => {
-            let removed = context.open()?.remove_slot(slot)?;
+            let repository = context.open()?;
+            let removed = repository.remove_slot(slot)?;
             let label = &removed.label;
             context.ui.say(&format!("removed key slot {} `{label}`", removed.short_id()));
             context.ui.object(&json!({ "type": "key-remove", "slot": removed.id }));
+            locks::warn_of_old_slots(context, &repository);
             Ok(Exit::Done)
         }
         KeyCommand::Rotate { label, new_passphrase_file, new_key_file } => {
@@ -39,6 +41,7 @@ pub(super) fn run(context: &Context, args: &KeyArgs) -> Result<Exit, CliError> {
                 removed.len()
             ));
             context.ui.object(&json!({ "type": "key-rotate", "removed": removed }));
+            locks::warn_of_old_slots(context, &repository);
             Ok(Exit::Done)
         }
     }

@@ -16,9 +16,9 @@ use serde_json::json;
 use super::args::{ForgetArgs, PruneArgs, Pruning};
 use super::context::Context;
 use super::error::{CliError, Exit};
-use super::requests;
 use super::snapshots::{self, new_table, short};
 use super::units;
+use super::{locks, requests};
 
 pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliError> {
     let policy = Policy {
@@ -158,10 +158,16 @@ fn run_prune(
     };
     let report = gc::prune(repository, &index, &options, &Watching(context))?;
     show_report(context, &**repository.store(), &report, dry_run);
-    Ok(if report.missing_chunks > 0 { Exit::Damaged } else { Exit::Done })
+    let locked = report.lock.as_ref().is_none_or(|report| locks::show_report(context, report));
+    Ok(match () {
+        () if report.missing_chunks > 0 => Exit::Damaged,
+        () if !locked => Exit::Partial,
+        () => Exit::Done,
+    })
 }
 
-struct Watching<'a>(&'a Context);
+/// Says what a long run does.
+pub(super) struct Watching<'a>(pub(super) &'a Context);
 
 impl Watch for Watching<'_> {
     fn step(&self, what: &str) {

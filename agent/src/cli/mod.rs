@@ -11,6 +11,7 @@ mod copy;
 mod error;
 mod init;
 mod keys;
+mod locks;
 mod maintain;
 mod paced;
 mod requests;
@@ -85,6 +86,8 @@ fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Prune(args) => maintain::prune(&context, &args),
         Command::Copy(args) => copy::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),
+        Command::Lock(args) => locks::run(&context, &args),
+        Command::Recover => locks::recover(&context),
         Command::Key(args) => keys::run(&context, &args),
         Command::Completion { .. } | Command::Man { .. } => Ok(Exit::Done),
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use repo_format::lock::ObjectLock;
 use repository::cost::{Holding, LIST, Price, Work, overridden};
 use repository::stats::{self, KindStats, Stats};
 use repository::store::Location;
@@ -15,7 +16,7 @@ use super::args::StatsArgs;
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::snapshots::new_table;
-use super::{requests, units};
+use super::{locks, requests, units};
 
 /// An incremental backup is estimated for so small a part of what is stored.
 const INCREMENTAL_PART: u64 = 100;
@@ -32,6 +33,7 @@ pub(super) fn run(context: &Context, args: &StatsArgs) -> Result<Exit, CliError>
     let stats = stats::collect(&view, &index)?;
     let census = stats::census(&**repository.store()).map_err(repository::RepositoryError::from)?;
     let holding = stats::holding(&census);
+    let lock = view.head.catalog.lock.clone();
     let mut object = json!(stats);
     if let Some(map) = object.as_object_mut() {
         map.insert("type".into(), json!("stats"));
@@ -40,11 +42,24 @@ pub(super) fn run(context: &Context, args: &StatsArgs) -> Result<Exit, CliError>
         if let Some(price) = price {
             map.insert("price".into(), estimate(price, &holding));
         }
+        if let Some(lock) = &lock {
+            let mut told = locks::of_lock(lock, Some(holding.packs));
+            told["price_month"] = json!(price.map(|price| lock_price(price, lock, &holding)));
+            map.insert("lock".into(), told);
+        }
     }
     requests::add(&mut object, &**repository.store());
     context.ui.object(&object);
     show_names(context, &stats);
     show_objects(context, &census);
+    if let Some(lock) = &lock {
+        context.ui.say(&format!("locks      {}", locks::line(lock)));
+        let month = units::count(locks::extensions_a_month(lock, holding.packs));
+        let sum = price.map_or_else(String::new, |price| {
+            format!(", {}", dollars(lock_price(price, lock, &holding)))
+        });
+        context.ui.say(&format!("           keeping them takes about {month} PUT a month{sum}"));
+    }
     match price {
         Some(price) => show_price(context, price, &holding),
         None if matches!(context.location()?, Location::S3 { .. }) => {
@@ -54,6 +69,12 @@ pub(super) fn run(context: &Context, args: &StatsArgs) -> Result<Exit, CliError>
     }
     requests::say(context, "", &**repository.store());
     Ok(Exit::Done)
+}
+
+/// What extending locks costs in a month.
+fn lock_price(price: &Price, lock: &ObjectLock, holding: &Holding) -> f64 {
+    let put_class = locks::extensions_a_month(lock, holding.packs);
+    price.requests(&Work { put_class, ..Work::default() })
 }
 
 /// The built-in prices, with those of a file over them.

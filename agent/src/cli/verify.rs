@@ -155,4 +155,10 @@ fn show(context: &Context, store: &dyn Store, report: &VerifyReport) {
             "back up again: what the sources still have is stored anew, and heals the snapshots",
         );
     }
+    if !report.is_clean() && store.versions().is_some() {
+        ui.warn(
+            "if the bucket keeps old versions, `salvor recover` brings back what was deleted or \
+             written over: run it first",
+        );
+    }
 }

@@ -95,6 +95,11 @@ pub enum RepositoryError {
     #[error("other maintainers changed the catalog {tries} times in a row; run it again")]
     Contended { tries: u32 },
 
+    #[error(
+        "objects cannot be locked in {at}: that takes a bucket with versioning and object lock enabled"
+    )]
+    NoObjectLock { at: String },
+
     #[error("a worker of the repository stopped unexpectedly; this is a bug")]
     WorkerLost,
 

@@ -15,6 +15,7 @@ mod error;
 pub mod gc;
 mod glance;
 pub mod index;
+pub mod lock;
 pub mod packer;
 mod parallel;
 pub mod process;

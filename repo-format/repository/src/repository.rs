@@ -15,6 +15,7 @@ use repo_format::{envelope, keys};
 use zeroize::Zeroizing;
 
 use crate::glance::Glance;
+use crate::lock::{self, LockOptions};
 use crate::parallel::{both, try_each};
 use crate::store::{Store, StoreError};
 use crate::{RepositoryError, random};
@@ -68,6 +69,8 @@ pub struct InitOptions {
     pub chunk_log2: Option<u8>,
     /// Name of the first key slot.
     pub label: String,
+    /// How objects are locked; `None`: not at all.
+    pub lock: Option<LockOptions>,
 }
 
 /// A key slot, for listing.
@@ -146,6 +149,8 @@ impl Repository {
             Err(StoreError::Missing { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        let lock = options.lock.as_ref().map(|lock| lock::begin(&*store, lock)).transpose()?;
+        let versions = store.versions().is_some();
         let bundle = KeyBundle::new(Secret::new(random::bytes()?), Secret::new(random::bytes()?));
         let keys = keys::Keys::new(&bundle);
         let mut config = Config::new(RepositoryId(random::bytes()?), now_s());
@@ -157,19 +162,29 @@ impl Repository {
         // The config comes last: until it is there, nobody takes this for a repository, and an
         // init that died half-way can be repeated.
         repository.put_slot(repository.slot, &repository.bundle, secret, &options.label)?;
-        let first = Catalog { created_s: now_s(), pages: vec![None], ..Catalog::default() };
-        let key = ObjectKey::Catalog(0);
-        match repository.put_sealed(&key, &first.encode()) {
-            // Version 0 of a died init is under keys that nobody has.
-            Err(RepositoryError::Store(StoreError::Exists { .. })) => {
-                repository.store.delete(&key)?;
-                repository.put_sealed(&key, &first.encode())?;
-            }
-            other => other?,
-        }
+        let first = Catalog { created_s: now_s(), lock, ..Catalog::default() };
+        repository.put_first_catalog(&first, versions)?;
         let bytes = repository.config.encode(&repository.keys);
         repository.store.put_new(&ObjectKey::Config, &bytes)?;
         Ok(repository)
+    }
+
+    /// * `versions`: whether old versions may be kept. Of these the oldest one counts as the true
+    ///   one, so that no name may be used twice.
+    fn put_first_catalog(&self, first: &Catalog, versions: bool) -> Result<(), RepositoryError> {
+        const TRIES: u64 = 16;
+        for tried in 0..TRIES {
+            let n = if versions { tried } else { 0 };
+            let (key, first) = (ObjectKey::Catalog(n), Catalog { n, ..first.clone() });
+            match self.put_sealed(&key, &first.encode()) {
+                // The first version of a died init is under keys that nobody has.
+                Err(RepositoryError::Store(StoreError::Exists { .. })) => {
+                    self.store.delete(&key)?;
+                }
+                other => return other,
+            }
+        }
+        Err(RepositoryError::AlreadyInitialised { at: self.store.describe() })
     }
 
     /// Opens a repository with any of its key slots.
@@ -315,6 +330,7 @@ impl Repository {
     /// The store failed.
     pub fn add_slot(&self, secret: &UnlockSecret, label: &str) -> Result<SlotId, RepositoryError> {
         let id = SlotId(random::bytes()?);
+        self.learn_lock()?;
         self.put_slot(id, &self.bundle, secret, label)?;
         Ok(id)
     }
@@ -367,11 +383,26 @@ impl Repository {
             .rotated(Secret::new(random::bytes()?))
             .map_err(|error| RepositoryError::format("key bundle", error))?;
         let old = self.slots()?;
+        self.learn_lock()?;
         self.put_slot(SlotId(random::bytes()?), &next, secret, label)?;
         for slot in &old {
             self.store.delete(&slot.key()?)?;
         }
         Ok(old)
+    }
+
+    /// So that new slots are locked as everything else is. A catalog that is damaged must not keep
+    /// anybody from changing keys.
+    fn learn_lock(&self) -> Result<(), RepositoryError> {
+        if self.store.versions().is_none() {
+            return Ok(());
+        }
+        match lock::current(self) {
+            Ok(current) => lock::learn(&*self.store, current.as_ref()),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn put_slot(

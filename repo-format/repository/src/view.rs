@@ -15,7 +15,7 @@ use crate::index::IndexView;
 use crate::parallel::{both, try_each};
 use crate::rules::{Rule, keeps};
 use crate::store::{Store, StoreError};
-use crate::{Repository, RepositoryError, recover};
+use crate::{Repository, RepositoryError, lock, recover};
 
 /// What a session's register holds.
 #[derive(Debug, Clone)]
@@ -198,6 +198,7 @@ struct Found {
 
 impl Listed<'_> {
     fn read(self, repository: &Repository, catalog: &Catalog) -> Result<Found, RepositoryError> {
+        lock::learn(&**repository.store(), catalog.lock.as_ref());
         let folded: HashSet<SessionId> =
             catalog.folded.iter().map(|folded| folded.session).collect();
         let is_open = |id: &&SessionId| !folded.contains(*id);

@@ -149,6 +149,11 @@ impl Writer {
         &self.repository
     }
 
+    /// The index that tells what is stored.
+    pub const fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
     /// Id of the run's session, which will be the snapshot's.
     pub const fn id(&self) -> SessionId {
         self.main.id()

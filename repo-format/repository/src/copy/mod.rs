@@ -42,7 +42,7 @@ use crate::session::OpenSession;
 use crate::store::StoreError;
 use crate::view::View;
 use crate::writer::{Writer, WriterOptions, sync_index};
-use crate::{Repository, RepositoryError, gc};
+use crate::{Repository, RepositoryError, gc, lock as locks};
 
 use dictionary::Dictionary;
 use mover::{Mover, Names};
@@ -365,11 +365,16 @@ impl Run<'_> {
         let counts = writer.counts();
         let mut record = Snapshot { root, ..record };
         record.sizes.new_plain = counts.new_plain_bytes;
+        let (lock, index) = (writer.view().head.catalog.lock.clone(), Arc::clone(writer.index()));
         let copied = writer.finish(record, superseded).map_err(CopyError::Target)?;
         let stored = self.stored_before + copied.sizes.new_stored;
         self.progress.stored_bytes.store(stored, Ordering::Relaxed);
         // Whoever opens the target next is spared the work; failing costs only that.
         drop(gc::fold_if_many(&copier.target.repository, waiting));
+        // A prune of the target does it, too, and says what is in the way.
+        if locks::is_overdue(&copier.target.repository, lock.as_ref()) {
+            drop(locks::assist(&copier.target.repository, &index, locks::ASSIST_MAX));
+        }
         Ok(Copied { snapshot: copied, was_present: false })
     }
 

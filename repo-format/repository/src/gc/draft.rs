@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use repo_format::catalog::{Catalog, Condemned, Dying, Folded, Listed};
 use repo_format::id::{PackName, SessionId, SnapshotId};
+use repo_format::lock::ObjectLock;
 use repo_format::session::{SegmentRef, Session, SessionKind};
 use repo_format::snapshot::Snapshot;
 
@@ -113,8 +114,10 @@ impl Draft {
         self.changed |= !dead.is_empty();
         self.catalog.dead.extend(dead.iter().map(|condemned| condemned.pack));
         let before = kept.len();
-        self.catalog.condemned =
-            kept.into_iter().filter(|condemned| !needed.contains(&condemned.pack)).collect();
+        let (rescued, kept): (Vec<Condemned>, Vec<Condemned>) =
+            kept.into_iter().partition(|condemned| needed.contains(&condemned.pack));
+        self.catalog.condemned = kept;
+        self.distrust_locks(&rescued);
         self.changed |= self.catalog.condemned.len() != before;
     }
 
@@ -170,11 +173,37 @@ impl Draft {
             // has turned out bad since.
             let is_new = |pack: &PackName| !self.catalog.bad.contains(pack);
             if bad.iter().any(is_new) && keeps(Rule::BadTakesBack) {
-                self.catalog.condemned.clear();
+                let spared = std::mem::take(&mut self.catalog.condemned);
+                self.distrust_locks(&spared);
             }
             self.catalog.bad = bad;
             self.changed = true;
         }
+    }
+}
+
+/// How objects are locked.
+impl Draft {
+    /// lock: other values from now on; `None`: nothing is locked any more.
+    pub(crate) fn set_lock(&mut self, lock: Option<ObjectLock>) {
+        self.changed |= self.catalog.lock != lock;
+        self.catalog.lock = lock;
+    }
+
+    /// Notes what was found out about locks, if there are any.
+    pub(crate) fn edit_lock(&mut self, edit: impl FnOnce(&mut ObjectLock)) {
+        let Some(mut lock) = self.catalog.lock.clone() else { return };
+        edit(&mut lock);
+        self.set_lock(Some(lock));
+    }
+
+    /// Packs that are no longer condemned were left out when their groups were extended.
+    fn distrust_locks(&mut self, packs: &[Condemned]) {
+        self.edit_lock(|lock| {
+            for condemned in packs {
+                lock.forget_round(ObjectLock::group_of_pack(&condemned.pack));
+            }
+        });
     }
 }
 

@@ -20,6 +20,7 @@ use repo_format::id::{ClusterId, PackName, SessionId, SnapshotId};
 
 use crate::effort::Effort;
 use crate::index::{Index, PackState};
+use crate::lock::{self, LockReport};
 use crate::packer::PackOptions;
 use crate::reader::Reader;
 use crate::repository::now_s;
@@ -95,6 +96,9 @@ pub struct PruneReport {
     pub missing_chunks: u64,
     /// Index segments that were merged into fewer.
     pub merged_segments: u64,
+    /// What was done about locks, and what waits for their end; `None` where nothing is locked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockReport>,
 }
 
 /// Told what a long run does, and asked whether it should stop.
@@ -345,7 +349,18 @@ impl Pruner<'_> {
         self.fold()?;
         sweep::clean_heartbeats(self.repository)?;
         sweep::trim(self.repository, &self.view)?;
+        self.see_to_locks()?;
         self.account_waiting()
+    }
+
+    /// Last, so that what this run has deleted is hidden, and what it has stored is named.
+    fn see_to_locks(&mut self) -> Result<(), RepositoryError> {
+        if self.repository.store().versions().is_some() {
+            self.step("seeing to object locks")?;
+            self.sync()?;
+            self.report.lock = lock::maintain(self.repository, self.index, &mut self.view)?;
+        }
+        Ok(())
     }
 
     fn survey(&mut self) -> Result<(), RepositoryError> {

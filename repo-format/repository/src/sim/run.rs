@@ -53,7 +53,7 @@ fn fresh() -> Memory {
         let memory = std::thread::spawn(move || {
             let _guard = here::enter(here);
             let memory = Arc::new(Memory::default());
-            let options = InitOptions { chunk_log2: Some(16), label: "first".into() };
+            let options = InitOptions { chunk_log2: Some(16), label: "first".into(), lock: None };
             drop(Repository::init(memory.clone(), &secret(), &options).unwrap());
             memory
         });

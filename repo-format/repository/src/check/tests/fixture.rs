@@ -66,7 +66,7 @@ impl Fixture {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(FsStore::create(&folder.path().join("repo")).unwrap());
-        let options = InitOptions { chunk_log2: Some(16), label: "first".into() };
+        let options = InitOptions { chunk_log2: Some(16), label: "first".into(), lock: None };
         let repository = Repository::init(store, &secret(), &options).unwrap();
         let other = UnlockSecret::KeyFile(Zeroizing::new(b"another key file, also long".to_vec()));
         repository.add_slot(&other, "second").unwrap();

@@ -101,7 +101,7 @@ static CLOCK: AtomicI64 = AtomicI64::new(1);
 impl Side {
     pub(super) fn new() -> Self {
         let store = Arc::new(Memory::default());
-        let options = InitOptions { chunk_log2: Some(LOG2), label: "first".into() };
+        let options = InitOptions { chunk_log2: Some(LOG2), label: "first".into(), lock: None };
         Repository::init(Arc::clone(&store) as _, &secret(), &options).unwrap();
         Self::over(store)
     }
