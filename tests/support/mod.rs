@@ -8,6 +8,7 @@ mod measure;
 pub mod repository;
 mod rng;
 pub mod s3;
+pub mod s3lock;
 pub mod s3proxy;
 mod salvor;
 

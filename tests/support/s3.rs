@@ -143,7 +143,7 @@ impl Bucket {
     }
 
     /// A client of the SDK: nothing of ours.
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let tls = Tls::Rustls(CryptoMode::Ring);
         let token = self.token.clone();
         let credentials = Credentials::new(&self.key, &self.secret, token, None, "test");
@@ -174,7 +174,7 @@ impl Bucket {
     }
 }
 
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     let mut bytes = [0; 8];
     fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
     u64::from_le_bytes(bytes)
