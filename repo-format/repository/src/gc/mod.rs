@@ -35,6 +35,10 @@ pub(crate) use sweep::{CATALOGS_KEPT, clean_sessions};
 /// Transitions are tried again when another maintainer was faster, this often.
 const TRIES: u32 = 32;
 
+/// A prune begins anew this often if what it goes by turns out to be gone, and others have pruned
+/// meanwhile.
+const STARTS: u32 = 4;
+
 /// How to prune.
 #[derive(Debug, Clone)]
 pub struct PruneOptions {
@@ -285,11 +289,13 @@ pub fn prune(
         marks: Marks::default(),
         view: View::for_maintenance(repository)?,
     };
-    if options.dry_run {
-        pruner.survey()?;
-    } else {
-        pruner.run()?;
+    for _ in 1..STARTS {
+        match pruner.start() {
+            Err(error) if error.is_damage() && pruner.is_behind()? => pruner.forget_plan()?,
+            done => return done.map(|()| pruner.report),
+        }
     }
+    pruner.start()?;
     Ok(pruner.report)
 }
 
@@ -316,6 +322,26 @@ struct Pruner<'a> {
 }
 
 impl Pruner<'_> {
+    fn start(&mut self) -> Result<(), RepositoryError> {
+        if self.options.dry_run { self.survey() } else { self.run() }
+    }
+
+    /// Whether there is a newer catalog: what is missing by this view may rightly be gone.
+    fn is_behind(&self) -> Result<bool, RepositoryError> {
+        Ok(catalog::newest_number(self.repository)? != self.view.head.catalog.n)
+    }
+
+    /// Takes a new view, and keeps of the report only what was done.
+    fn forget_plan(&mut self) -> Result<(), RepositoryError> {
+        self.marks = Marks::default();
+        self.view = View::for_maintenance(self.repository)?;
+        let report = &mut self.report;
+        (report.packs, report.bytes, report.needed_bytes, report.left_bytes) = (0, 0, 0, 0);
+        (report.unneeded_packs, report.unneeded_bytes) = (0, 0);
+        (report.waiting_packs, report.waiting_bytes) = (0, 0);
+        Ok(())
+    }
+
     fn step(&self, what: &str) -> Result<(), RepositoryError> {
         self.watch.step(what);
         if self.watch.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
