@@ -156,16 +156,22 @@ fn the_next_backup_heals_what_was_lost_in_a_bucket_and_the_source_still_has() {
     make_image(&lab.path("disk"), 3, 8 * MIB);
     lab.ok(&["backup", "disk", "--name", "disk"]);
     let store = lab.store();
-    let mut packs = Vec::new();
-    let mut visit = |listed: repository::store::Listed| {
-        packs.push(listed.key);
-        Ok(())
-    };
-    store.list(Prefix::Packs, &mut visit).unwrap();
-    store.delete(&packs[0]).unwrap();
-    lab.run(&["verify"]).expect(4);
-    lab.ok(&["backup", "disk", "--name", "disk"]);
-    lab.run(&["verify", "--read-data"]).expect(0);
-    lab.ok(&["restore", "disk@latest", "back"]);
-    assert_same_volume(&lab.path("disk"), &lab.path("back"), CHUNK);
+    // Those with data, and that with the manifest.
+    for at in 0..2 {
+        let mut packs = Vec::new();
+        let mut visit = |listed: repository::store::Listed| {
+            packs.push((listed.size_bytes, listed.key));
+            Ok(())
+        };
+        store.list(Prefix::Packs, &mut visit).unwrap();
+        packs.sort_unstable_by_key(|(size_bytes, _)| *size_bytes);
+        let (_, lost) = packs[if at == 0 { 0 } else { packs.len() - 1 }];
+        store.delete(&lost).unwrap();
+        lab.run(&["verify"]).expect(4);
+        lab.ok(&["backup", "disk", "--name", "disk"]);
+        lab.run(&["verify", "--read-data"]).expect(0);
+        lab.ok(&["restore", "disk@latest", "back"]);
+        assert_same_volume(&lab.path("disk"), &lab.path("back"), CHUNK);
+        fs::remove_file(lab.path("back")).unwrap();
+    }
 }

@@ -146,7 +146,16 @@ impl Run<'_> {
     }
 
     fn block_setup(&self, source: &Source) -> Result<BackupSetup, CliError> {
-        let parent = self.parent.as_ref().map(|parent| self.volume_root(parent)).transpose()?;
+        let parent = self.parent.as_ref().map(|parent| self.volume_root(parent)).transpose();
+        let parent = match parent {
+            // What a damaged parent had is read and stored again, which heals it. A list of changes
+            // is of no use then: most of the volume would be missing.
+            Err(error) if error.is_damage() && self.args.changed_blocks.is_none() => {
+                self.context.ui.warn(&format!("the parent cannot be read: {error}"));
+                None
+            }
+            other => other?,
+        };
         let complete = self
             .parent
             .as_ref()
@@ -181,11 +190,11 @@ impl Run<'_> {
         })
     }
 
-    fn volume_root(&self, parent: &Snapshot) -> Result<VolumeRoot, CliError> {
+    fn volume_root(&self, parent: &Snapshot) -> Result<VolumeRoot, RepositoryError> {
         let mut plain = Vec::new();
         self.reader.get(PackKind::Meta, &parent.root, &mut plain)?;
         VolumeRoot::decode(&plain).map_err(|error| {
-            RepositoryError::format(format!("manifest of snapshot {}", parent.id), error).into()
+            RepositoryError::format(format!("manifest of snapshot {}", parent.id), error)
         })
     }
 
