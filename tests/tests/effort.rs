@@ -1,6 +1,7 @@
 //! Effort that pays: how hard data is compressed, and that what is done is not done again.
 #![expect(clippy::unwrap_used, reason = "a failure is a panic")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -150,4 +151,24 @@ fn a_prune_that_has_nothing_to_do_writes_nothing() {
     let again = lab.json(&["prune"]);
     assert_eq!(again["repacked_packs"], 0, "{again}");
     assert_eq!(packs_and_segments(), settled);
+}
+
+#[test]
+fn two_prunes_do_however_many_index_segments_have_piled_up() {
+    let lab = Lab::new();
+    // More than one merge takes.
+    for round in 0..80u8 {
+        fs::write(lab.path("file"), vec![round + 1; 5000]).unwrap();
+        lab.ok(&["backup", "file", "--name", "file"]);
+    }
+    let segments = || lab.stored().get("x").map_or(0, BTreeMap::len);
+    assert!(segments() > 64, "{} segments", segments());
+    for id in lab.snapshots() {
+        lab.ok(&["forget", &id]);
+    }
+    for _ in 0..2 {
+        println!("{}", lab.json(&["prune"]));
+    }
+    assert_eq!(segments(), 0);
+    lab.assert_tidy();
 }

@@ -24,12 +24,33 @@ const MANY_SMALL: usize = 16;
 /// Inputs of one merge; each holds a read buffer.
 const INPUTS_MAX: usize = 64;
 
-/// Merges if it is worth it. Returns how many segments went away.
+/// Merges as long as it is worth it: many segments may have piled up where nobody pruned. Returns
+/// how many went away.
+///
+/// * `go_on`: asked before each round; fails to stop.
 ///
 /// # Errors
 ///
-/// The store failed, or a segment is damaged.
-pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64, RepositoryError> {
+/// The store failed, a segment is damaged, or that of `go_on`.
+pub(crate) fn merge(
+    repository: &Arc<Repository>,
+    view: &mut View,
+    go_on: &mut dyn FnMut() -> Result<(), RepositoryError>,
+) -> Result<u64, RepositoryError> {
+    let mut gone = 0;
+    loop {
+        go_on()?;
+        let round = merge_some(repository, view)?;
+        gone += round;
+        // With fewer than half gone, the next round would mostly write large ones anew.
+        if round < INPUTS_MAX as u64 / 2 {
+            return Ok(gone);
+        }
+    }
+}
+
+/// One round, of as many segments as can be read at once.
+fn merge_some(repository: &Arc<Repository>, view: &mut View) -> Result<u64, RepositoryError> {
     let catalog = &view.head.catalog;
     let mut small: Vec<SegmentRef> =
         catalog.segments.iter().filter(|segment| segment.entries < SMALL).copied().collect();
@@ -47,6 +68,7 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
     let session = OpenSession::writer(repository, repo_format::id::ClusterId::NONE)?;
     let outputs = write_merged(repository, session.id(), &inputs, &dead)?;
     *view = View::for_maintenance(repository)?;
+    let mut replaced = false;
     transition(repository, view, |view, draft| {
         let catalog = &view.head.catalog;
         let all_there = inputs.iter().all(|input| catalog.segments.contains(input));
@@ -57,12 +79,14 @@ pub(crate) fn merge(repository: &Arc<Repository>, view: &mut View) -> Result<u64
             && !catalog.folded.iter().any(|folded| folded.session == session.id());
         let all_there = all_there || !keeps(Rule::MergeInputsListed);
         let still_open = still_open || !keeps(Rule::MergeSessionOpen);
-        if all_there && still_open {
+        replaced = all_there && still_open;
+        if replaced {
             draft.replace_segments(&inputs, &outputs);
         }
         Ok(())
     })?;
-    Ok((inputs.len() as u64).saturating_sub(outputs.len() as u64))
+    let gone = (inputs.len() as u64).saturating_sub(outputs.len() as u64);
+    Ok(if replaced { gone } else { 0 })
 }
 
 type HeapKey = Reverse<([u8; CHUNK_PREFIX_LEN], u32, usize)>;

@@ -310,6 +310,11 @@ fn sync_whole(repository: &Repository, index: &Index, view: &View) -> Result<(),
     }
 }
 
+fn step(watch: &dyn Watch, what: &str) -> Result<(), RepositoryError> {
+    watch.step(what);
+    if watch.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
+}
+
 struct Pruner<'a> {
     repository: &'a Arc<Repository>,
     index: &'a Arc<Index>,
@@ -343,8 +348,7 @@ impl Pruner<'_> {
     }
 
     fn step(&self, what: &str) -> Result<(), RepositoryError> {
-        self.watch.step(what);
-        if self.watch.is_cancelled() { Err(RepositoryError::Cancelled) } else { Ok(()) }
+        step(self.watch, what)
     }
 
     fn run(&mut self) -> Result<(), RepositoryError> {
@@ -369,8 +373,7 @@ impl Pruner<'_> {
         self.pass_verdicts()?;
         self.step("deleting")?;
         self.sweep(&present)?;
-        self.step("merging index segments")?;
-        self.report.merged_segments = merge::merge(self.repository, &mut self.view)?;
+        self.merge()?;
         self.step("trimming old catalogs")?;
         self.fold()?;
         sweep::clean_heartbeats(self.repository)?;
@@ -594,6 +597,13 @@ impl Pruner<'_> {
             }
         }
         Err(RepositoryError::Contended { tries: TRIES })
+    }
+
+    fn merge(&mut self) -> Result<(), RepositoryError> {
+        let Self { repository, view, watch, .. } = self;
+        let merged = merge::merge(repository, view, &mut || step(*watch, "merging index segments"));
+        self.report.merged_segments += merged?;
+        Ok(())
     }
 
     fn account(&mut self) {
