@@ -20,10 +20,11 @@ use repo_format::snapshot::Completeness;
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::Repository;
 use repository::chunks::ChunkSink;
+use repository::packer::PackOptions;
 use repository::segments;
 use repository::session::OpenSession;
 use repository::store::{FsStore, Store};
-use repository::writer::Writer;
+use repository::writer::{Writer, WriterOptions};
 use tests::support::Rng;
 use tests::support::repository::{CHUNK_LOG2, open, record, writer_options};
 use tests::support::s3;
@@ -50,7 +51,9 @@ fn main() {
     let cache = tempfile::tempdir().unwrap();
     let (repository, index) = open(store, cache.path()).unwrap();
     // Opened before the packs are committed: its index has no need of them.
-    let (writer, _) = Writer::open(&repository, index, &writer_options()).unwrap();
+    let packs = PackOptions::within(40 << 20, 1 << CHUNK_LOG2);
+    let options = WriterOptions { packs, ..writer_options() };
+    let (writer, _) = Writer::open(&repository, index, &options).unwrap();
     let session = OpenSession::writer(&repository, ClusterId::NONE).unwrap();
     let mut packs = Packs { root, session: session.id(), chunks_a_pack, next: 0 };
     let mut listed = Vec::new();

@@ -27,6 +27,7 @@ use super::args::BackupArgs;
 use super::batch::Batched;
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::fetched;
 use super::paced::Paced;
 use super::requests;
 use super::snapshots::{self, parse_tags};
@@ -63,8 +64,11 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
         packs: budget.packs,
         cluster: context.cluster(),
     };
-    let (writer, unreadable) = Writer::open(&repository, Arc::clone(&index), &options)?;
+    let patience = Duration::from_secs(args.index_wait);
+    let opened = Writer::open_after(&repository, Arc::clone(&index), &options, patience);
+    let (writer, unreadable) = opened?;
     context.check_witness(&repository, writer.view())?;
+    fetched::say(context, &index);
     for problem in unreadable {
         context.ui.warn(&format!("{problem}; what it lists is stored again"));
     }
@@ -287,7 +291,7 @@ impl Run<'_> {
     }
 
     fn finish(self, found: Found) -> Result<Exit, CliError> {
-        let Self { context, args, repository, writer, record, started, .. } = self;
+        let Self { context, args, repository, reader, writer, record, started, .. } = self;
         let superseded: Vec<SnapshotId> = writer
             .view()
             .checkpoints(&record.name, &record.source)
@@ -311,6 +315,7 @@ impl Run<'_> {
         drop(gc::fold_if_many(&repository));
         let mut extra = json!({ "compression": compression, "tree": found.extra });
         requests::add(&mut extra, &**repository.store());
+        fetched::add(&mut extra, reader.index());
         report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);
         if args.compression.0 == Effort::Auto {
             context.ui.say(&format!("  compressed with {compression} by the end"));

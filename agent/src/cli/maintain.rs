@@ -8,6 +8,7 @@ use repo_format::id::SnapshotId;
 use repo_format::snapshot::Snapshot;
 use repository::Repository;
 use repository::gc::{self, PruneOptions, PruneReport, Watch};
+use repository::index::Index;
 use repository::retention::{self, Decision, Policy};
 use repository::store::Store;
 use repository::view::View;
@@ -16,6 +17,7 @@ use serde_json::json;
 use super::args::{ForgetArgs, PruneArgs};
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::fetched;
 use super::requests;
 use super::snapshots::{self, new_table, short};
 use super::units::{self, Share};
@@ -140,7 +142,7 @@ fn run_prune(
         packs: budget.packs,
     };
     let report = gc::prune(repository, &index, &options, &Watching(context))?;
-    show_report(context, &**repository.store(), &report, dry_run);
+    show_report(context, &**repository.store(), &index, &report, dry_run);
     Ok(if report.missing_chunks > 0 { Exit::Damaged } else { Exit::Done })
 }
 
@@ -156,7 +158,13 @@ impl Watch for Watching<'_> {
     }
 }
 
-fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_run: bool) {
+fn show_report(
+    context: &Context,
+    store: &dyn Store,
+    index: &Index,
+    report: &PruneReport,
+    dry_run: bool,
+) {
     let ui = &context.ui;
     let mut object = json!(report);
     if let Some(map) = object.as_object_mut() {
@@ -164,7 +172,9 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
         map.insert("dry_run".into(), json!(dry_run));
     }
     requests::add(&mut object, store);
+    fetched::add(&mut object, index);
     ui.object(&object);
+    fetched::say(context, index);
     ui.say(&format!(
         "{} in {} packs, of which snapshots need {}",
         units::bytes(report.bytes),
@@ -179,6 +189,13 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
             units::count(report.repacked_packs),
             units::bytes(report.repacked_bytes)
         ));
+        if report.leftover_packs > 0 {
+            ui.say(&format!(
+                "would delete {} packs ({}) that ended sessions left behind",
+                units::count(report.leftover_packs),
+                units::bytes(report.leftover_bytes)
+            ));
+        }
     } else {
         ui.say(&format!(
             "deleted {} packs ({}); wrote {} again to empty {} packs",
@@ -194,6 +211,12 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
             units::bytes(report.waiting_bytes),
             units::count(report.waiting_packs),
             report.waiting_for.join("\n  ")
+        ));
+    }
+    if report.postponed_packs > 0 {
+        ui.say(&format!(
+            "{} more packs are not needed; the next prune takes them up",
+            units::count(report.postponed_packs)
         ));
     }
     if report.fenced_sessions > 0 {

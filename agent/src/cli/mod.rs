@@ -8,6 +8,7 @@ mod budget;
 mod context;
 mod copy;
 mod error;
+mod fetched;
 mod init;
 mod keys;
 mod maintain;

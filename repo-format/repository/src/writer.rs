@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use repo_format::config::Operation;
 use repo_format::frame::{Compression, FrameEncoder};
@@ -19,7 +19,8 @@ use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::chunks::ChunkSink;
 use crate::effort::{Effort, Governor};
-use crate::index::{Index, IndexError};
+use crate::fill::Filler;
+use crate::index::{Index, IndexError, SyncReport};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
 use crate::session::OpenSession;
 use crate::view::View;
@@ -63,6 +64,8 @@ pub struct Writer {
     // Dropped before the session: no upload may outlive what protects it.
     packer: Packer,
     main: OpenSession,
+    /// Loads what is missing of the index.
+    filler: Mutex<Option<Filler>>,
     governor: Governor,
     encoders: Mutex<Vec<Encoder>>,
     /// Chunks of this run that no committed segment has yet.
@@ -94,11 +97,28 @@ impl Writer {
         index: Arc<Index>,
         options: &WriterOptions,
     ) -> Result<(Self, Vec<String>), RepositoryError> {
+        Self::open_after(repository, index, options, Duration::MAX)
+    }
+
+    /// As [`Self::open`], but waits for the index no longer than `patience`, or for one segment. The
+    /// others are loaded while the run goes on, newest first; until then, what they list may be
+    /// stored again. Reading through the index waits for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_after(
+        repository: &Arc<Repository>,
+        index: Arc<Index>,
+        options: &WriterOptions,
+        patience: Duration,
+    ) -> Result<(Self, Vec<String>), RepositoryError> {
         repository.permits(Operation::Write)?;
         let main = OpenSession::writer(repository, options.cluster)?;
         let view = View::for_writing(repository)?;
-        let unreadable = sync_index(repository, &index, &view)?;
+        let (unreadable, filler) = Filler::start(repository, &index, &view, patience)?;
         let writer = Self {
+            filler: Mutex::new(filler),
             packer: Packer::new(repository, main.id(), options.packs)?,
             repository: Arc::clone(repository),
             index,
@@ -326,6 +346,7 @@ impl Writer {
         mut snapshot: Snapshot,
         mut forgets: Vec<SnapshotId>,
     ) -> Result<Snapshot, RepositoryError> {
+        drop(lock(&self.filler).take());
         let batch = self.store_segment()?;
         snapshot.id = self.main.id();
         snapshot.cluster = self.cluster;
@@ -419,10 +440,12 @@ pub fn sync_index(
     view: &View,
 ) -> Result<Vec<String>, RepositoryError> {
     let source = segments::Source::new(repository);
-    let report = index.sync(&view.index_view(), &source)?;
-    Ok(report
-        .unreadable
-        .into_iter()
-        .map(|(segment, why)| format!("index segment x/{}: {why}", segment.name))
-        .collect())
+    Ok(problems(&index.sync(&view.index_view(), &source)?))
+}
+
+/// In words, which segments could not be read.
+pub(crate) fn problems(report: &SyncReport) -> Vec<String> {
+    let named =
+        |(segment, why): &(SegmentRef, String)| format!("index segment x/{}: {why}", segment.name);
+    report.unreadable.iter().map(named).collect()
 }
