@@ -90,6 +90,11 @@ impl<'a> SegmentBuilder<'a> {
         Self { keys, name, salt, plain, packs, entries: 0 }
     }
 
+    /// Makes room for so many entries at once.
+    pub fn reserve(&mut self, entries: usize) {
+        self.plain.reserve_exact(entries * ENTRY_LEN);
+    }
+
     /// Adds an entry.
     pub fn push(&mut self, entry: &Entry) {
         self.plain.raw(&entry.prefix);

@@ -304,6 +304,12 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "1..19|auto|off", default_value = "1", allow_hyphen_values = true)]
     pub(crate) compression: Compression,
 
+    /// Begin at the latest after so many seconds though the index is not here yet: a machine that
+    /// has no cache of it reads it first. Until all of it is read, what the repository has already
+    /// may be stored again
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub(crate) index_wait: u64,
+
     /// Make what is stored safe from being stored again at least this often, in seconds
     #[arg(
         long,
@@ -554,6 +560,12 @@ pub(crate) struct CopyArgs {
     /// how far the target lags behind
     #[arg(long, value_name = "INTERVAL", value_parser = humantime::parse_duration, conflicts_with = "snapshots")]
     pub(crate) watch: Option<Duration>,
+
+    /// Begin at the latest after so many seconds though the index is not here yet: a machine that
+    /// has no cache of it reads it first. Until all of it is read, what the repository has already
+    /// may be stored again
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub(crate) index_wait: u64,
 
     /// Make what is stored safe from being stored again at least this often, in seconds
     #[arg(

@@ -27,6 +27,7 @@ use super::args::BackupArgs;
 use super::batch::Batched;
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::fetched;
 use super::paced::Paced;
 use super::snapshots::{self, parse_tags};
 use super::ui::{Status, saved_so_far};
@@ -62,9 +63,12 @@ pub(super) fn run(context: &Context, args: &BackupArgs) -> Result<Exit, CliError
         packs: budget.packs,
         cluster: context.cluster(),
     };
-    let (writer, unreadable) =
-        Writer::open_after(&repository, Arc::clone(&index), &options, glance.as_ref())?;
+    let patience = Duration::from_secs(args.index_wait);
+    let opened =
+        Writer::open_after(&repository, Arc::clone(&index), &options, glance.as_ref(), patience);
+    let (writer, unreadable) = opened?;
     context.check_witness(&repository, writer.view())?;
+    fetched::say(context, &index);
     for problem in unreadable {
         context.ui.warn(&format!("{problem}; what it lists is stored again"));
     }
@@ -297,7 +301,7 @@ impl Run<'_> {
     }
 
     fn finish(self, found: Found) -> Result<Exit, CliError> {
-        let Self { context, args, repository, writer, record, started, .. } = self;
+        let Self { context, args, repository, reader, writer, record, started, .. } = self;
         let superseded: Vec<SnapshotId> = writer
             .view()
             .checkpoints(&record.name, &record.source)
@@ -325,6 +329,7 @@ impl Run<'_> {
         locks::help_out(context, &repository, &index, lock.as_ref());
         let mut extra = json!({ "compression": compression, "tree": found.extra });
         requests::add(&mut extra, &**repository.store());
+        fetched::add(&mut extra, reader.index());
         report(context, &snapshot, counts.chunks - counts.new_chunks, started, &extra);
         if args.compression.0 == Effort::Auto {
             context.ui.say(&format!("  compressed with {compression} by the end"));

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use repo_format::id::{ClusterId, SnapshotId};
 use repo_format::snapshot::Snapshot;
 use repository::gc::{self, PruneOptions, PruneReport, Watch};
+use repository::index::Index;
 use repository::retention::{self, Decision, Policy};
 use repository::store::Store;
 use repository::view::View;
@@ -16,6 +17,7 @@ use serde_json::json;
 use super::args::{ForgetArgs, PruneArgs, Pruning};
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::fetched;
 use super::snapshots::{self, new_table, short};
 use super::units;
 use super::{locks, requests};
@@ -157,7 +159,7 @@ fn run_prune(
         packs: budget.packs,
     };
     let report = gc::prune(repository, &index, &options, &Watching(context))?;
-    show_report(context, &**repository.store(), &report, dry_run);
+    show_report(context, &**repository.store(), &index, &report, dry_run);
     let locked = report.lock.as_ref().is_none_or(|report| locks::show_report(context, report));
     Ok(match () {
         () if report.missing_chunks > 0 => Exit::Damaged,
@@ -179,7 +181,13 @@ impl Watch for Watching<'_> {
     }
 }
 
-fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_run: bool) {
+fn show_report(
+    context: &Context,
+    store: &dyn Store,
+    index: &Index,
+    report: &PruneReport,
+    dry_run: bool,
+) {
     let ui = &context.ui;
     let mut object = json!(report);
     if let Some(map) = object.as_object_mut() {
@@ -187,7 +195,9 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
         map.insert("dry_run".into(), json!(dry_run));
     }
     requests::add(&mut object, store);
+    fetched::add(&mut object, index);
     ui.object(&object);
+    fetched::say(context, index);
     ui.say(&format!(
         "{} in {} packs, of which snapshots need {}",
         units::bytes(report.bytes),
@@ -202,6 +212,13 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
             units::count(report.repacked_packs),
             units::bytes(report.repacked_bytes)
         ));
+        if report.leftover_packs > 0 {
+            ui.say(&format!(
+                "would delete {} packs ({}) that ended sessions left behind",
+                units::count(report.leftover_packs),
+                units::bytes(report.leftover_bytes)
+            ));
+        }
     } else {
         ui.say(&format!(
             "deleted {} packs ({}); wrote {} again to empty {} packs",
@@ -217,6 +234,12 @@ fn show_report(context: &Context, store: &dyn Store, report: &PruneReport, dry_r
             units::bytes(report.waiting_bytes),
             units::count(report.waiting_packs),
             report.waiting_for.join("\n  ")
+        ));
+    }
+    if report.postponed_packs > 0 {
+        ui.say(&format!(
+            "{} more packs are not needed; the next prune takes them up",
+            units::count(report.postponed_packs)
         ));
     }
     let would = if dry_run { "would have " } else { "" };

@@ -9,6 +9,7 @@ mod cat;
 mod context;
 mod copy;
 mod error;
+mod fetched;
 mod init;
 mod keys;
 mod locks;

@@ -6,6 +6,7 @@ use repo_format::id::SnapshotId;
 use repository::Repository;
 use repository::check::{self, VerifyOptions, VerifyReport};
 use repository::gc::Watch;
+use repository::index::Index;
 use repository::repair;
 use repository::store::Store;
 use repository::view::View;
@@ -14,6 +15,7 @@ use serde_json::json;
 use super::args::VerifyArgs;
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::fetched;
 use super::requests;
 use super::ui::Status;
 use super::units;
@@ -53,7 +55,7 @@ pub(super) fn run(context: &Context, args: &VerifyArgs) -> Result<Exit, CliError
     let report = context
         .ui
         .watch("verify", status, || check::verify(&repository, &index, &options, &watch))?;
-    show(context, &**repository.store(), &report);
+    show(context, &**repository.store(), &index, &report);
     Ok(if report.is_clean() { Exit::Done } else { Exit::Damaged })
 }
 
@@ -99,7 +101,7 @@ impl Watch for Watching<'_> {
     }
 }
 
-fn show(context: &Context, store: &dyn Store, report: &VerifyReport) {
+fn show(context: &Context, store: &dyn Store, index: &Index, report: &VerifyReport) {
     let ui = &context.ui;
     let mut object = json!(report);
     if let Some(map) = object.as_object_mut() {
@@ -107,7 +109,9 @@ fn show(context: &Context, store: &dyn Store, report: &VerifyReport) {
         map.insert("clean".into(), json!(report.is_clean()));
     }
     requests::add(&mut object, store);
+    fetched::add(&mut object, index);
     ui.object(&object);
+    fetched::say(context, index);
     let checked = &report.checked;
     ui.say(&format!(
         "checked {} snapshots: {} manifest pages, {} references, {} packs, {} index segments",

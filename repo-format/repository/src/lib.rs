@@ -5,6 +5,7 @@
 //! keeps another repository in step. The protocol that lets all of them run at once is in FORMAT.md
 //! of `repo-format`.
 
+mod ahead;
 pub mod catalog;
 pub mod check;
 pub mod chunks;
@@ -12,6 +13,7 @@ pub mod copy;
 pub mod cost;
 pub mod effort;
 mod error;
+mod fill;
 pub mod gc;
 mod glance;
 pub mod index;

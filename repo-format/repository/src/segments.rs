@@ -1,9 +1,9 @@
 //! Index segments in the store: streaming them in, writing new ones, merging old ones.
 
-use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use repo_format::error::FormatError;
 use repo_format::id::SegmentName;
@@ -13,130 +13,42 @@ use repo_format::segment::{
 };
 use repo_format::session::SegmentRef;
 
+use crate::ahead::{Ahead, Piece};
 use crate::index::{BoxError, SegmentSource};
 use crate::packer::lock;
-use crate::parallel::try_each;
 use crate::{Repository, RepositoryError, random};
 
-/// Blocks read with one request: 1 MiB. A merge holds one such read per input.
+/// Blocks read with one request: 1 MiB.
 const BLOCKS_A_READ: u64 = 4;
+/// Requests for pieces of segments at once, and pieces held at most.
+const FETCHERS: usize = 8;
 
-/// Reads ahead of who takes a segment in as a whole.
-const READS_AHEAD: usize = 8;
-
-/// A position in a segment.
-#[derive(Debug)]
-pub struct SegmentCursor<'a> {
-    repository: &'a Repository,
-    segment: SegmentRef,
-    decoder: SegmentDecoder,
-    /// The first block that was not asked for.
-    next_block: u64,
-    /// Blocks that were read and are not opened yet.
-    pieces: VecDeque<Vec<u8>>,
-    rows: VecDeque<Row>,
+/// See [`FETCHERS`].
+fn fetchers() -> usize {
+    // There, one thread at a time is an agent.
+    #[cfg(test)]
+    if crate::sim::here::is_simulated() {
+        return 0;
+    }
+    FETCHERS
 }
 
-impl<'a> SegmentCursor<'a> {
-    /// Opens a segment; reads its beginning.
-    ///
-    /// # Errors
-    ///
-    /// The store failed, or the segment is damaged.
-    pub fn open(repository: &'a Repository, segment: &SegmentRef) -> Result<Self, RepositoryError> {
-        let front = read_front(repository, segment)?;
-        Self::with_front(repository, segment, front)
-    }
-
-    /// As [`Self::open`], with what [`read_front`] gave.
-    fn with_front(
-        repository: &'a Repository,
-        segment: &SegmentRef,
-        mut front: Vec<u8>,
-    ) -> Result<Self, RepositoryError> {
-        let key = ObjectKey::Segment(segment.name);
-        let named = |error| RepositoryError::format(key, error);
-        let too_short = || named(FormatError::Truncated { what: "segment" });
-        let header = front.first_chunk::<SEGMENT_HEADER_LEN>().ok_or_else(too_short)?;
-        let keys = repository.keys();
-        let decoder = SegmentDecoder::new(keys, &segment.name, header, segment.bytes);
-        let decoder = decoder.map_err(named)?;
-        front.drain(..SEGMENT_HEADER_LEN);
-        let next_block = BLOCKS_A_READ.min(decoder.blocks());
-        let (pieces, rows) = (VecDeque::from([front]), VecDeque::new());
-        Ok(Self { repository, segment: *segment, decoder, next_block, pieces, rows })
-    }
-
-    /// The next row; `None` after the last.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::open`].
-    pub fn next_row(&mut self) -> Result<Option<Row>, RepositoryError> {
-        self.next_row_ahead(1)
-    }
-
-    /// As [`Self::next_row`], with so many reads at once.
-    fn next_row_ahead(&mut self, reads: usize) -> Result<Option<Row>, RepositoryError> {
-        while self.rows.is_empty() {
-            if let Some(piece) = self.pieces.pop_front() {
-                self.open_blocks(piece)?;
-            } else if self.next_block < self.decoder.blocks() {
-                self.fetch(reads)?;
-            } else {
-                break;
-            }
-        }
-        Ok(self.rows.pop_front())
-    }
-
-    fn fetch(&mut self, reads: usize) -> Result<(), RepositoryError> {
-        let blocks = self.decoder.blocks();
-        let starts = std::iter::successors(Some(self.next_block), |at| Some(at + BLOCKS_A_READ));
-        let starts: Vec<u64> = starts.take_while(|at| *at < blocks).take(reads).collect();
-        let pieces = try_each(&starts, |first| {
-            let start = SEGMENT_HEADER_LEN as u64 + first * SEALED_BLOCK_LEN as u64;
-            read_part(
-                self.repository,
-                &self.segment,
-                start,
-                BLOCKS_A_READ * SEALED_BLOCK_LEN as u64,
-            )
-        })?;
-        self.pieces.extend(pieces);
-        self.next_block = blocks.min(self.next_block + starts.len() as u64 * BLOCKS_A_READ);
-        Ok(())
-    }
-
-    fn open_blocks(&mut self, mut piece: Vec<u8>) -> Result<(), RepositoryError> {
-        let key = ObjectKey::Segment(self.segment.name);
-        for block in piece.chunks_mut(SEALED_BLOCK_LEN) {
-            let rows = &mut self.rows;
-            self.decoder
-                .push_block(block, &mut |row| rows.push_back(row))
-                .map_err(|error| RepositoryError::format(key, error))?;
-        }
-        Ok(())
-    }
+/// Pieces that a segment is read in; the header comes with the first.
+fn pieces_of(segment: &SegmentRef) -> usize {
+    let piece_len = BLOCKS_A_READ * SEALED_BLOCK_LEN as u64;
+    let body = segment.bytes.saturating_sub(SEGMENT_HEADER_LEN as u64);
+    usize::try_from(body.div_ceil(piece_len)).unwrap_or(usize::MAX).max(1)
 }
 
-/// The beginning of a segment: its header and the blocks of one read.
-fn read_front(repository: &Repository, segment: &SegmentRef) -> Result<Vec<u8>, RepositoryError> {
-    let len = SEGMENT_HEADER_LEN as u64 + BLOCKS_A_READ * SEALED_BLOCK_LEN as u64;
-    read_part(repository, segment, 0, len)
-}
-
-/// At most `len` bytes of a segment.
-fn read_part(
-    repository: &Repository,
-    segment: &SegmentRef,
-    start: u64,
-    len: u64,
-) -> Result<Vec<u8>, RepositoryError> {
-    let len = len.min(segment.bytes.saturating_sub(start));
-    let mut bytes = vec![0u8; usize::try_from(len).unwrap_or(0)];
-    repository.store().get_range(&ObjectKey::Segment(segment.name), start, &mut bytes)?;
-    Ok(bytes)
+fn piece_of(segment: &SegmentRef, number: usize) -> Piece {
+    let piece_len = BLOCKS_A_READ * SEALED_BLOCK_LEN as u64;
+    let header_len = SEGMENT_HEADER_LEN as u64;
+    let end = (number as u64 + 1).saturating_mul(piece_len).saturating_add(header_len);
+    let offset = if number == 0 { 0 } else { header_len + number as u64 * piece_len };
+    // Without a header it is no segment; the decoder words what is wrong.
+    let len = end.min(segment.bytes.max(header_len)).saturating_sub(offset);
+    let key = ObjectKey::Segment(segment.name);
+    Piece { key, offset, len: usize::try_from(len).unwrap_or(0) }
 }
 
 /// Reads a stored segment to its end and counts what it holds.
@@ -151,15 +63,8 @@ pub fn survey(
     name: SegmentName,
     bytes: u64,
 ) -> Result<SegmentRef, RepositoryError> {
-    let mut counted = SegmentRef { name, entries: 0, packs: 0, bytes };
-    let mut cursor = SegmentCursor::open(repository, &counted)?;
-    while let Some(row) = cursor.next_row()? {
-        match row {
-            Row::Pack(_) => counted.packs += 1,
-            Row::Entry(_) => counted.entries += 1,
-        }
-    }
-    Ok(counted)
+    let segment = SegmentRef { name, entries: 0, packs: 0, bytes };
+    Source::new(repository).survey(&segment)
 }
 
 /// Writes a segment. `entries` are sorted here; their `pack` is a row of `packs`.
@@ -174,11 +79,38 @@ pub fn write(
     entries: &mut [Entry],
 ) -> Result<SegmentRef, RepositoryError> {
     entries.sort_unstable_by_key(|entry| (entry.prefix, entry.pack));
+    finish(repository, name, build(repository, name, packs, entries)?, packs.len())
+}
+
+/// As [`write`], of entries that are sorted already. They are gone before the segment is sealed,
+/// which takes as much memory again.
+///
+/// # Errors
+///
+/// The store failed.
+pub(crate) fn write_sorted(
+    repository: &Repository,
+    name: SegmentName,
+    packs: &[PackRow],
+    entries: Vec<Entry>,
+) -> Result<SegmentRef, RepositoryError> {
+    let builder = build(repository, name, packs, &entries)?;
+    drop(entries);
+    finish(repository, name, builder, packs.len())
+}
+
+fn build<'a>(
+    repository: &'a Repository,
+    name: SegmentName,
+    packs: &[PackRow],
+    entries: &[Entry],
+) -> Result<SegmentBuilder<'a>, RepositoryError> {
     let mut builder = SegmentBuilder::new(repository.keys(), name, random::bytes()?, packs);
-    for entry in entries.iter() {
+    builder.reserve(entries.len());
+    for entry in entries {
         builder.push(entry);
     }
-    finish(repository, name, builder, packs.len())
+    Ok(builder)
 }
 
 /// Stores what a builder holds.
@@ -199,49 +131,121 @@ pub fn finish(
     Ok(SegmentRef { name, entries, packs, bytes: bytes.len() as u64 })
 }
 
-/// The store as the index reads segments from it: the beginnings of several at once, and several
-/// reads of a long one at once.
+/// The store as segments are read from it. Those that [`SegmentSource::expect`] announced are
+/// fetched ahead as long as they are read in that order.
 #[derive(Debug)]
 pub struct Source<'a> {
     repository: &'a Repository,
-    ahead: Mutex<Ahead>,
+    expected: Mutex<Option<Expected>>,
+    bytes: AtomicU64,
 }
 
-/// What will be read next.
-#[derive(Debug, Default)]
-struct Ahead {
-    coming: VecDeque<SegmentRef>,
-    fronts: HashMap<SegmentName, Result<Vec<u8>, RepositoryError>>,
+/// What is being fetched ahead.
+#[derive(Debug)]
+struct Expected {
+    /// Number of the first piece of each segment.
+    starts: HashMap<SegmentName, usize>,
+    ahead: Ahead,
 }
 
 impl<'a> Source<'a> {
     /// A source over a repository.
     pub fn new(repository: &'a Repository) -> Self {
-        Self { repository, ahead: Mutex::new(Ahead::default()) }
+        Self { repository, expected: Mutex::default(), bytes: AtomicU64::new(0) }
     }
 
-    /// The beginning of a segment, and of those behind it for the next calls.
-    fn front(&self, segment: &SegmentRef) -> Result<Vec<u8>, RepositoryError> {
-        let mut ahead = lock(&self.ahead);
-        if let Some(front) = ahead.fronts.remove(&segment.name) {
-            return front;
+    /// Hands out the rows of a segment, packs first, until `each` breaks.
+    ///
+    /// # Errors
+    ///
+    /// The store failed, or the segment is damaged. Rows handed out before stay true.
+    pub fn rows(
+        &self,
+        segment: &SegmentRef,
+        each: &mut dyn FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), RepositoryError> {
+        let key = ObjectKey::Segment(segment.name);
+        let named = |error| RepositoryError::format(key, error);
+        let mut first = self.piece(segment, 0)?;
+        let (header, blocks) = first
+            .split_first_chunk_mut::<SEGMENT_HEADER_LEN>()
+            .ok_or_else(|| named(FormatError::Truncated { what: "index segment" }))?;
+        let keys = self.repository.keys();
+        let mut decoder =
+            SegmentDecoder::new(keys, &segment.name, header, segment.bytes).map_err(named)?;
+        let mut is_over = false;
+        let mut decode = |blocks: &mut [u8]| -> Result<bool, RepositoryError> {
+            for block in blocks.chunks_mut(SEALED_BLOCK_LEN) {
+                decoder
+                    .push_block(block, &mut |row| is_over = is_over || each(row).is_break())
+                    .map_err(named)?;
+                if is_over {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let mut is_done = decode(blocks)?;
+        for number in 1..pieces_of(segment) {
+            if is_done {
+                break;
+            }
+            is_done = decode(&mut self.piece(segment, number)?)?;
         }
-        while ahead.coming.pop_front().is_some_and(|next| next.name != segment.name) {}
-        let others = ahead.coming.len().min(READS_AHEAD - 1);
-        let mut wanted = vec![*segment];
-        wanted.extend(ahead.coming.drain(..others));
-        let read = try_each(&wanted, |segment| {
-            Ok::<_, Infallible>((segment.name, read_front(self.repository, segment)))
-        });
-        ahead.fronts = read.unwrap_or_else(|never| match never {}).into_iter().collect();
-        ahead.fronts.remove(&segment.name).unwrap_or(Err(RepositoryError::WorkerLost))
+        Ok(())
+    }
+
+    fn piece(&self, segment: &SegmentRef, number: usize) -> Result<Vec<u8>, RepositoryError> {
+        let expected = lock(&self.expected);
+        let start = expected.as_ref().and_then(|it| Some((it, *it.starts.get(&segment.name)?)));
+        let bytes = if let Some((expected, start)) = start {
+            expected.ahead.take(start + number)?
+        } else {
+            let piece = piece_of(segment, number);
+            let mut bytes = vec![0; piece.len];
+            self.repository.store().get_range(&piece.key, piece.offset, &mut bytes)?;
+            bytes
+        };
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    /// Reads a segment to its end and counts what it holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::rows`].
+    pub(crate) fn survey(&self, segment: &SegmentRef) -> Result<SegmentRef, RepositoryError> {
+        let mut counted = SegmentRef { entries: 0, packs: 0, ..*segment };
+        self.rows(segment, &mut |row| {
+            match row {
+                Row::Pack(_) => counted.packs += 1,
+                Row::Entry(_) => counted.entries += 1,
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(counted)
     }
 }
 
 impl SegmentSource for Source<'_> {
     fn expect(&self, segments: &[SegmentRef]) {
-        let coming = segments.iter().copied().collect();
-        *lock(&self.ahead) = Ahead { coming, fronts: HashMap::new() };
+        let mut ends = Vec::with_capacity(segments.len());
+        let mut starts = HashMap::new();
+        let mut end = 0usize;
+        for segment in segments {
+            starts.insert(segment.name, end);
+            end = end.saturating_add(pieces_of(segment));
+            ends.push((end, *segment));
+        }
+        let plan = move |number: usize| {
+            let at = ends.partition_point(|(end, _)| *end <= number);
+            let (end, segment) = ends.get(at)?;
+            Some(piece_of(segment, number + pieces_of(segment) - end))
+        };
+        let threads = if end > 1 { fetchers() } else { 0 };
+        let ahead = Ahead::start(self.repository.store(), threads, Box::new(plan));
+        *lock(&self.expected) = Some(Expected { starts, ahead });
     }
 
     fn read(
@@ -249,13 +253,10 @@ impl SegmentSource for Source<'_> {
         segment: &SegmentRef,
         each: &mut dyn FnMut(Row) -> ControlFlow<()>,
     ) -> Result<(), BoxError> {
-        let front = self.front(segment)?;
-        let mut cursor = SegmentCursor::with_front(self.repository, segment, front)?;
-        while let Some(row) = cursor.next_row_ahead(READS_AHEAD)? {
-            if each(row).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        Ok(self.rows(segment, each)?)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 }

@@ -706,7 +706,8 @@ mod tests {
             packs: PackOptions::within(24 << 20, 1 << 20),
             cluster: ClusterId::NONE,
         };
-        let opened = Writer::open_after(&repository, Arc::new(index), &options, Some(&glance));
+        let (index, patience) = (Arc::new(index), std::time::Duration::MAX);
+        let opened = Writer::open_after(&repository, index, &options, Some(&glance), patience);
         let (writer, _) = opened.unwrap();
         assert_eq!(writer.view().head.catalog.bad, [pack]);
         let sessions = list_sessions(&repository).unwrap();

@@ -1,6 +1,7 @@
 //! Every chunk that a snapshot refers to, found by walking its manifest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use repo_format::id::ChunkId;
 use repo_format::pack::PackKind;
@@ -10,6 +11,7 @@ use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 
 use crate::RepositoryError;
 use crate::chunks::ChunkSource;
+use crate::index::{Index, IndexError};
 
 /// Where a reference was met, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +77,124 @@ pub trait Visitor {
 
 /// Manifest pages that were walked already: pages are shared between snapshots, and the sum of
 /// their references is the same each time.
-pub type Seen = HashSet<ChunkId>;
+///
+/// By default a set of ids, which suits one snapshot. [`Self::over`] an index, a page is one bit
+/// at its place, so that memory follows the packs of metadata (about 20 bytes each) and not the
+/// pages.
+#[derive(Debug, Default)]
+pub struct Seen {
+    places: Option<Places>,
+    /// Those that are in no listed pack.
+    others: HashSet<ChunkId>,
+}
+
+/// One bit for each chunk of the packs that pages are in.
+#[derive(Debug)]
+struct Places {
+    index: Arc<Index>,
+    /// Where the bits of a pack start, by its number.
+    starts: HashMap<u32, usize>,
+    bits: Vec<u64>,
+    /// Pages met last, each at the slot that its id names: snapshots of one volume that come one
+    /// after the other share most pages, and these are not looked up again.
+    recent: Vec<ChunkId>,
+}
+
+impl Seen {
+    /// For the pages of any number of snapshots.
+    pub fn over(index: &Arc<Index>) -> Self {
+        const RECENT: usize = 64 << 10;
+        let places = Places {
+            index: Arc::clone(index),
+            starts: HashMap::new(),
+            bits: Vec::new(),
+            recent: vec![ChunkId::NONE; RECENT],
+        };
+        Self { places: Some(places), others: HashSet::new() }
+    }
+
+    /// Notes a page. Returns whether it is new.
+    fn insert(&mut self, id: &ChunkId) -> Result<bool, IndexError> {
+        match &mut self.places {
+            Some(places) => match places.insert(id)? {
+                Some(is_new) => Ok(is_new),
+                None => Ok(self.others.insert(*id)),
+            },
+            None => Ok(self.others.insert(*id)),
+        }
+    }
+
+    fn remove(&mut self, id: &ChunkId) -> Result<(), IndexError> {
+        self.others.remove(id);
+        self.places.as_mut().map_or(Ok(()), |places| places.remove(id))
+    }
+}
+
+impl Places {
+    fn slot(&self, id: &ChunkId) -> usize {
+        let [a, b, c, ..] = *id.as_bytes();
+        (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)) % self.recent.len()
+    }
+
+    /// Whether the page is new; `None` if it has no place.
+    fn insert(&mut self, id: &ChunkId) -> Result<Option<bool>, IndexError> {
+        let slot = self.slot(id);
+        if self.recent.get(slot) == Some(id) {
+            return Ok(Some(false));
+        }
+        let mut bits = Vec::new();
+        for place in self.index.locate(id)? {
+            bits.extend(self.bit(place.pack, place.slot)?);
+        }
+        let Some(first) = bits.first() else { return Ok(None) };
+        if let Some(recent) = self.recent.get_mut(slot) {
+            *recent = *id;
+        }
+        // The order of its places may have changed since it was noted.
+        if bits.iter().any(|bit| self.is_set(*bit)) {
+            return Ok(Some(false));
+        }
+        if let Some(word) = self.bits.get_mut(first / 64) {
+            *word |= 1 << (first % 64);
+        }
+        Ok(Some(true))
+    }
+
+    fn remove(&mut self, id: &ChunkId) -> Result<(), IndexError> {
+        let slot = self.slot(id);
+        if let Some(recent) = self.recent.get_mut(slot).filter(|recent| *recent == id) {
+            *recent = ChunkId::NONE;
+        }
+        for place in self.index.locate(id)? {
+            if let Some(bit) = self.bit(place.pack, place.slot)?
+                && let Some(word) = self.bits.get_mut(bit / 64)
+            {
+                *word &= !(1 << (bit % 64));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_set(&self, bit: usize) -> bool {
+        self.bits.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+    }
+
+    /// The bit of a place; `None` if the pack is not known or has no such slot.
+    fn bit(&mut self, pack: u32, slot: u32) -> Result<Option<usize>, IndexError> {
+        let start = if let Some(start) = self.starts.get(&pack) {
+            *start
+        } else {
+            let Some(row) = self.index.pack(pack)? else { return Ok(None) };
+            let start = self.bits.len() * 64;
+            let words = (row.chunks as usize).div_ceil(64);
+            self.bits.resize(self.bits.len() + words, 0);
+            self.starts.insert(pack, start);
+            start
+        };
+        let bit = start + slot as usize;
+        Ok((bit < self.bits.len() * 64).then_some(bit))
+    }
+}
 
 /// Walks the manifest of `snapshot`. Pages in `seen` are passed over.
 ///
@@ -113,7 +232,7 @@ impl Walker<'_> {
         context: &Context,
         decode: impl FnOnce(&[u8]) -> Result<T, repo_format::error::FormatError>,
     ) -> Result<Option<T>, RepositoryError> {
-        if !self.seen.insert(*id) {
+        if !self.seen.insert(id)? {
             return Ok(None);
         }
         self.visitor.reference(PackKind::Meta, id, context)?;
@@ -125,7 +244,7 @@ impl Walker<'_> {
             Ok(decoded) => Ok(Some(decoded)),
             Err(error) => {
                 // A later snapshot that shares the page has the same damage: it must hear of it.
-                self.seen.remove(id);
+                self.seen.remove(id)?;
                 self.visitor.unreadable(error, context).map(|()| None)
             }
         }

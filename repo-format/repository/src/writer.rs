@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use repo_format::config::Operation;
 use repo_format::frame::{Compression, FrameEncoder};
@@ -19,8 +19,9 @@ use repo_format::snapshot::{Completeness, Snapshot};
 
 use crate::chunks::ChunkSink;
 use crate::effort::{Effort, Governor};
+use crate::fill::Filler;
 use crate::glance::Glance;
-use crate::index::{Index, IndexError};
+use crate::index::{Index, IndexError, SyncReport};
 use crate::packer::{PackOptions, Packer, StoredPack, lock};
 use crate::parallel::both;
 use crate::rules::{Rule, keeps};
@@ -66,6 +67,8 @@ pub struct Writer {
     // Dropped before the session: no upload may outlive what protects it.
     packer: Packer,
     main: OpenSession,
+    /// Loads what is missing of the index.
+    filler: Mutex<Option<Filler>>,
     governor: Governor,
     encoders: Mutex<Vec<Encoder>>,
     /// Chunks of this run that no committed segment has yet.
@@ -97,13 +100,16 @@ impl Writer {
         index: Arc<Index>,
         options: &WriterOptions,
     ) -> Result<(Self, Vec<String>), RepositoryError> {
-        Self::open_after(repository, index, options, None)
+        Self::open_after(repository, index, options, None, Duration::MAX)
     }
 
-    /// As [`Self::open`], in fewer round trips.
+    /// As [`Self::open`], but sooner.
     ///
-    /// * `glance`: of this repository. No other session of this process may use `index` then: it
-    ///   may show what is older than what that session relies on.
+    /// * `glance`: of this repository; saves round trips. No other session of this process may use
+    ///   `index` then: it may show what is older than what that session relies on.
+    /// * `patience`: how long to wait for the index, if one segment does not take longer. The others
+    ///   are loaded while the run goes on, newest first; until then, what they list may be stored
+    ///   again. Reading through the index waits for them.
     ///
     /// # Errors
     ///
@@ -113,13 +119,16 @@ impl Writer {
         index: Arc<Index>,
         options: &WriterOptions,
         glance: Option<&Glance>,
+        patience: Duration,
     ) -> Result<(Self, Vec<String>), RepositoryError> {
         repository.permits(Operation::Write)?;
-        let (main, view, unreadable) = match glance {
-            Some(glance) => begin_after(repository, &index, options.cluster, glance)?,
-            None => begin(repository, &index, options.cluster)?,
+        let fill = |view: &View| Filler::start(repository, &index, view, patience);
+        let (main, view, (unreadable, filler)) = match glance {
+            Some(glance) => begin_after(repository, options.cluster, glance, &fill)?,
+            None => begin(repository, options.cluster, &fill)?,
         };
         let writer = Self {
+            filler: Mutex::new(filler),
             packer: Packer::new(repository, main.id(), options.packs)?,
             repository: Arc::clone(repository),
             index,
@@ -352,6 +361,7 @@ impl Writer {
         mut snapshot: Snapshot,
         mut forgets: Vec<SnapshotId>,
     ) -> Result<Snapshot, RepositoryError> {
+        drop(lock(&self.filler).take());
         let batch = self.store_segment()?;
         snapshot.id = self.main.id();
         snapshot.cluster = self.cluster;
@@ -407,21 +417,27 @@ impl Writer {
     }
 }
 
-/// What a run relies on: its session, what may be referenced, segments that could not be read.
-type Begun = (OpenSession, View, Vec<String>);
+/// What a run relies on: its session, what may be referenced, and how far the index shows it.
+type Begun = (OpenSession, View, Filled);
+
+/// The segments that could not be read, and who loads those that had to wait.
+type Filled = (Vec<String>, Option<Filler>);
+
+/// Brings the index in line with a view.
+type Fill<'a> = dyn Fn(&View) -> Result<Filled, RepositoryError> + Sync + 'a;
 
 /// O1 to O4.
 fn begin(
     repository: &Arc<Repository>,
-    index: &Index,
     cluster: ClusterId,
+    fill: &Fill<'_>,
 ) -> Result<Begun, RepositoryError> {
     let take_view = || View::for_writing(repository);
     let early = (!keeps(Rule::ViewAfterSession)).then(take_view).transpose()?;
     let main = OpenSession::writer(repository, cluster)?;
     let view = early.map_or_else(take_view, Ok)?;
-    let unreadable = sync_index(repository, index, &view)?;
-    Ok((main, view, unreadable))
+    let filled = fill(&view)?;
+    Ok((main, view, filled))
 }
 
 /// O1 to O4 from a glance: the session is created while what was seen is read, and the catalogs are
@@ -429,9 +445,9 @@ fn begin(
 /// all is listed anew.
 fn begin_after(
     repository: &Arc<Repository>,
-    index: &Index,
     cluster: ClusterId,
     glance: &Glance,
+    fill: &Fill<'_>,
 ) -> Result<Begun, RepositoryError> {
     let (main, known) = both(
         || OpenSession::writer_from(repository, cluster, glance.n),
@@ -440,17 +456,18 @@ fn begin_after(
     let main = main?;
     let Some(known) = known else {
         let view = View::for_writing(repository)?;
-        let unreadable = sync_index(repository, index, &view)?;
-        return Ok((main, view, unreadable));
+        let filled = fill(&view)?;
+        return Ok((main, view, filled));
     };
-    let (is_current, unreadable) =
-        both(|| known.is_current(repository), || sync_index(repository, index, &known));
+    let (is_current, filled) = both(|| known.is_current(repository), || fill(&known));
     if is_current? {
-        return Ok((main, known, unreadable?));
+        return Ok((main, known, filled?));
     }
+    // Nothing may be loaded for the old view beside the new one.
+    drop(filled);
     let view = View::for_writing_after(repository, Some(&known))?;
-    let unreadable = sync_index(repository, index, &view)?;
-    Ok((main, view, unreadable))
+    let filled = fill(&view)?;
+    Ok((main, view, filled))
 }
 
 struct Batch {
@@ -491,10 +508,12 @@ pub fn sync_index(
     view: &View,
 ) -> Result<Vec<String>, RepositoryError> {
     let source = segments::Source::new(repository);
-    let report = index.sync(&view.index_view(), &source)?;
-    Ok(report
-        .unreadable
-        .into_iter()
-        .map(|(segment, why)| format!("index segment x/{}: {why}", segment.name))
-        .collect())
+    Ok(problems(&index.sync(&view.index_view(), &source)?))
+}
+
+/// In words, which segments could not be read.
+pub(crate) fn problems(report: &SyncReport) -> Vec<String> {
+    let named =
+        |(segment, why): &(SegmentRef, String)| format!("index segment x/{}: {why}", segment.name);
+    report.unreadable.iter().map(named).collect()
 }

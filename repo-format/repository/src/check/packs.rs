@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use repo_format::error::FormatError;
@@ -13,7 +13,7 @@ use repo_format::pack::{PackCipher, TRAILER_LEN, TocRow, Trailer};
 use repo_format::segment::PackRow;
 
 use super::Checker;
-use crate::index::PackState;
+use crate::index::{PackSet, PackState};
 use crate::packer::lock;
 use crate::recover::{describe, is_lost};
 use crate::store::StoreError;
@@ -24,28 +24,6 @@ const PIECE_BYTES_MAX: usize = 4 << 20;
 const PIECE_BYTES_MIN: usize = 256 << 10;
 /// Read of a pack at first.
 const TAIL_BYTES: u64 = 64 << 10;
-
-/// Set of pack numbers: a bit each.
-#[derive(Debug, Default)]
-pub(super) struct Numbers {
-    bits: Vec<u64>,
-}
-
-impl Numbers {
-    pub(super) fn insert(&mut self, number: u32) {
-        let word = number as usize / 64;
-        if self.bits.len() <= word {
-            self.bits.resize(word + 1, 0);
-        }
-        if let Some(bits) = self.bits.get_mut(word) {
-            *bits |= 1 << (number % 64);
-        }
-    }
-
-    pub(super) fn contains(&self, number: u32) -> bool {
-        self.bits.get(number as usize / 64).is_some_and(|bits| bits >> (number % 64) & 1 == 1)
-    }
-}
 
 impl Checker<'_> {
     /// Compares the stored packs with those the index lists.
@@ -70,8 +48,8 @@ impl Checker<'_> {
 
     /// Packs of the store that have the length the index says, by number, and those that have
     /// another. What the index does not list is counted.
-    fn compare_listing(&mut self) -> Result<(Numbers, Vec<PackName>), RepositoryError> {
-        let (mut seen, mut suspects, mut failure) = (Numbers::default(), Vec::new(), None);
+    fn compare_listing(&mut self) -> Result<(PackSet, Vec<PackName>), RepositoryError> {
+        let (mut seen, mut suspects, mut failure) = (PackSet::default(), Vec::new(), None);
         let (index, report, view) = (self.index, &mut self.report, &self.view);
         let folded: HashSet<_> =
             view.head.catalog.folded.iter().map(|folded| folded.session).collect();
@@ -147,7 +125,7 @@ impl Checker<'_> {
     pub(super) fn read_packs(
         &mut self,
         share: f64,
-        needed: &Numbers,
+        needed: &PackSet,
     ) -> Result<(), RepositoryError> {
         let (chosen, total_bytes) = self.choose(share, needed)?;
         let round = Round::new(self, &chosen, total_bytes);
@@ -168,8 +146,8 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn choose(&self, share: f64, needed: &Numbers) -> Result<(Vec<u32>, u64), RepositoryError> {
-        let (mut chosen, mut total_bytes) = (Vec::new(), 0);
+    fn choose(&self, share: f64, needed: &PackSet) -> Result<(PackSet, u64), RepositoryError> {
+        let (mut chosen, mut total_bytes) = (PackSet::default(), 0);
         let mut dice = u64::from_le_bytes(random::bytes()?);
         #[expect(
             clippy::cast_possible_truncation,
@@ -186,7 +164,7 @@ impl Checker<'_> {
             let is_wanted = is_all || needed.contains(number);
             let is_readable = state != PackState::Dead && !self.findings.is_bad(&row.identity.name);
             if is_wanted && is_readable && dice >> 32 < limit {
-                chosen.push(number);
+                chosen.insert(number);
                 total_bytes += u64::from(row.bytes);
             }
             ControlFlow::Continue(())
@@ -203,9 +181,10 @@ impl Checker<'_> {
 /// The threads' common work.
 struct Round<'a> {
     checker: &'a Checker<'a>,
-    chosen: &'a [u32],
+    chosen: &'a PackSet,
     total_bytes: u64,
-    next: AtomicUsize,
+    /// Packs with lower numbers were taken.
+    next: Mutex<Option<u32>>,
     stop: AtomicBool,
     packs: AtomicU64,
     bytes: AtomicU64,
@@ -214,12 +193,12 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(checker: &'a Checker<'a>, chosen: &'a [u32], total_bytes: u64) -> Self {
+    fn new(checker: &'a Checker<'a>, chosen: &'a PackSet, total_bytes: u64) -> Self {
         Self {
             checker,
             chosen,
             total_bytes,
-            next: AtomicUsize::new(0),
+            next: Mutex::new(Some(0)),
             stop: AtomicBool::new(false),
             packs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -250,15 +229,21 @@ impl<'a> Round<'a> {
         done
     }
 
+    /// The next pack to read.
+    fn take(&self) -> Option<u32> {
+        let mut next = lock(&self.next);
+        let number = self.chosen.next_from((*next)?);
+        *next = number.and_then(|number| number.checked_add(1));
+        number
+    }
+
     fn read_all(&self) -> Result<(), RepositoryError> {
         let checker = self.checker;
         let mut reader = PackReader::new(checker.piece_bytes())?;
         while !self.stop.load(Ordering::Relaxed) {
-            let Some(number) = self.chosen.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
-                break;
-            };
+            let Some(number) = self.take() else { break };
             checker.check_cancelled()?;
-            let Some(row) = checker.index.pack(*number)? else { continue };
+            let Some(row) = checker.index.pack(number)? else { continue };
             let read = reader.read(checker.repository, &row)?;
             let bytes = u64::from(row.bytes);
             let done_bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;

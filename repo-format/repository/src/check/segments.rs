@@ -7,6 +7,7 @@ use repo_format::key::ObjectKey;
 use repo_format::session::SegmentRef;
 
 use super::Checker;
+use crate::index::SegmentSource;
 use crate::recover::{describe, is_lost};
 use crate::{RepositoryError, segments};
 
@@ -16,10 +17,12 @@ impl Checker<'_> {
         let total_bytes: u64 = listed.values().map(|segment| segment.bytes).sum();
         let mut done_bytes = 0;
         let mut suspects = Vec::new();
+        let source = segments::Source::new(self.repository);
+        source.expect(&listed.values().copied().collect::<Vec<_>>());
         for segment in listed.into_values() {
             self.check_cancelled()?;
             self.report.checked.segments += 1;
-            if self.test_segment(&segment)?.is_some() {
+            if self.test_segment(&source, &segment)?.is_some() {
                 suspects.push(segment);
             }
             done_bytes += segment.bytes;
@@ -30,7 +33,7 @@ impl Checker<'_> {
             if !checker.listed_segments().contains_key(&segment.name) {
                 return Ok(None);
             }
-            checker.test_segment(segment)
+            checker.test_segment(&segments::Source::new(checker.repository), segment)
         })?;
         for (segment, what) in guilty {
             self.findings.problem(ObjectKey::Segment(segment.name), what);
@@ -44,12 +47,18 @@ impl Checker<'_> {
     }
 
     /// What is wrong with a segment.
-    fn test_segment(&self, segment: &SegmentRef) -> Result<Option<String>, RepositoryError> {
+    fn test_segment(
+        &self,
+        source: &segments::Source<'_>,
+        segment: &SegmentRef,
+    ) -> Result<Option<String>, RepositoryError> {
         let key = ObjectKey::Segment(segment.name);
-        let surveyed =
-            self.repository.store().size(&key).map_err(RepositoryError::from).and_then(|bytes| {
-                Ok((bytes, segments::survey(self.repository, segment.name, bytes)?))
-            });
+        let bytes = self.repository.store().size(&key).map_err(RepositoryError::from);
+        let surveyed = bytes.and_then(|bytes| {
+            // Its end shows whether the rest of it can be one.
+            let found = source.survey(&SegmentRef { bytes, ..*segment })?;
+            Ok((bytes, found))
+        });
         match surveyed {
             Ok((_, found)) if found == *segment => Ok(None),
             Ok((bytes, _)) => Ok(Some(format!(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use repo_format::id::{PackName, SessionId};
-use repo_format::key::ObjectKey;
+use repo_format::key::{ObjectKey, Prefix};
 use repo_format::session::Commit;
 use repo_format::snapshot::{Completeness, Snapshot};
 
@@ -143,9 +143,11 @@ impl Checker<'_> {
             // A lost segment or catalog explains it, and is named.
             return Ok(());
         }
-        let suspects = self.once_listed()?;
+        let dead: HashSet<PackName> = self.view.head.catalog.dead.iter().copied().collect();
+        let suspects = self.once_listed(&dead)?;
         let guilty = self.confirm(suspects, |checker, pack| {
-            let still = checker.once_listed()?.contains(pack) && checker.is_stored(pack)?;
+            let is_dead = checker.view.head.catalog.dead.contains(pack);
+            let still = !is_dead && checker.index.was_listed(pack)? && checker.is_stored(pack)?;
             Ok(still.then(String::new))
         })?;
         let mut packs_of: BTreeMap<SessionId, u64> = BTreeMap::new();
@@ -167,21 +169,22 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn once_listed(&self) -> Result<Vec<PackName>, RepositoryError> {
-        let dead: HashSet<PackName> = self.view.head.catalog.dead.iter().copied().collect();
-        let mut found = Vec::new();
-        self.index.once_listed(&mut |pack| {
-            if !dead.contains(pack) {
-                found.push(*pack);
-            }
-        })?;
-        let mut stored = Vec::new();
-        for pack in found {
-            if self.is_stored(&pack)? {
-                stored.push(pack);
-            }
+    /// Stored packs that were listed once. The cache remembers many that were deleted since.
+    fn once_listed(&self, dead: &HashSet<PackName>) -> Result<Vec<PackName>, RepositoryError> {
+        let (mut found, mut failure) = (Vec::new(), None);
+        if self.index.once_listed() == 0 {
+            return Ok(found);
         }
-        Ok(stored)
+        self.repository.store().list(Prefix::Packs, &mut |listed| {
+            let ObjectKey::Pack(name) = listed.key else { return Ok(()) };
+            match self.index.was_listed(&name) {
+                Ok(true) if !dead.contains(&name) => found.push(name),
+                Ok(_) => {}
+                Err(error) => failure = failure.take().or(Some(error)),
+            }
+            Ok(())
+        })?;
+        failure.map_or(Ok(found), |error| Err(error.into()))
     }
 
     fn is_stored(&self, pack: &PackName) -> Result<bool, RepositoryError> {

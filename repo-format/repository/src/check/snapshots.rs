@@ -8,12 +8,11 @@ use repo_format::id::{ChunkId, PackName};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::Snapshot;
 
-use super::packs::Numbers;
 use super::sessions::{EVERYTHING, lost};
 use super::{Checker, DamagedSnapshot, PATHS_MAX, Suspects, TRIES};
 use crate::RepositoryError;
 use crate::chunks::ChunkSource;
-use crate::index::{PackState, Place, REFERENCES_MAX};
+use crate::index::{PackSet, PackState, Place, REFERENCES_MAX};
 use crate::packer::lock;
 use crate::reader::Reader;
 use crate::recover::{describe, is_lost};
@@ -69,7 +68,7 @@ impl Checker<'_> {
         let source = Source::new(&reader);
         let mut survey = Survey::new(self);
         let snapshots = self.selected();
-        let mut seen = Seen::new();
+        let mut seen = Seen::over(self.index);
         for snapshot in &snapshots {
             walk::walk(&source, snapshot, &mut seen, &mut survey)?;
         }
@@ -167,7 +166,7 @@ impl Checker<'_> {
             missing: 0,
             names: Names::default(),
         };
-        walk::walk(&reader, snapshot, &mut Seen::new(), &mut namer)?;
+        walk::walk(&reader, snapshot, &mut Seen::default(), &mut namer)?;
         namer.flush()?;
         let Namer { needed_bad, missing, names, .. } = namer;
         for number in needed_bad {
@@ -187,7 +186,7 @@ impl Checker<'_> {
 /// What the walked manifests refer to.
 pub(super) struct Needs {
     /// The best pack of each chunk.
-    pub(super) packs: Numbers,
+    pub(super) packs: PackSet,
     /// Something could not be read, or is in no pack that may be counted on.
     unmet: bool,
 }
@@ -203,16 +202,17 @@ struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     fn new(checker: &'a Checker<'a>) -> Self {
-        let needs = Needs { packs: Numbers::default(), unmet: false };
+        let needs = Needs { packs: PackSet::default(), unmet: false };
         Self { checker, batch: Vec::new(), needs, pages: 0, references: 0 }
     }
 
     fn flush(&mut self) -> Result<(), RepositoryError> {
         self.checker.check_cancelled()?;
         let index = self.checker.index;
+        let states = index.states();
         let needs = &mut self.needs;
         index.locate_sorted(&mut self.batch, &mut |places| match places.first() {
-            Some(place) if index.pack_state(place.pack) < PackState::Dead => {
+            Some(place) if states.state(place.pack) < PackState::Dead => {
                 needs.packs.insert(place.pack);
             }
             _ => needs.unmet = true,

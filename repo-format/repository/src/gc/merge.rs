@@ -1,31 +1,69 @@
-//! Merging small index segments into few large ones, without what dead packs held.
+//! Merging index segments: small ones into few large ones, and all without what dead packs held.
+//!
+//! Whole segments are put together, up to a number of entries, and never cut: a pack's entries
+//! stay in one segment, so that the tables of packs do not grow with every merge.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use repo_format::id::{CHUNK_PREFIX_LEN, PackName, SegmentName, SessionId};
+use repo_format::id::{ClusterId, PackName, SegmentName, SessionId};
 use repo_format::segment::{Entry, PackRow, Row};
 use repo_format::session::SegmentRef;
 
-use super::transition;
+use super::{sync_whole, transition};
+use crate::index::{Index, SegmentSource};
 use crate::rules::{self, Rule, keeps};
-use crate::segments::{self, SegmentCursor};
+use crate::segments;
 use crate::session::OpenSession;
 use crate::view::View;
 use crate::{Repository, RepositoryError};
 
-/// Entries of one merged segment: 20 MB, which bounds the memory of a merge.
-const ENTRIES_MAX: usize = 512 << 10;
+/// Entries of one merged segment, which bounds the memory of a merge: 21 MB, three times over.
+const ENTRIES_MAX: u64 = 512 << 10;
 /// Segments with fewer entries than this are small.
-const SMALL: u64 = ENTRIES_MAX as u64 / 2;
+const SMALL: u64 = ENTRIES_MAX / 2;
 /// So many small segments are merged.
 const MANY_SMALL: usize = 16;
-/// Inputs of one merge; each holds a read buffer.
-const INPUTS_MAX: usize = 64;
+/// Segments written before the catalog is told: a merge that is killed keeps what it has.
+const GROUPS_MAX: usize = 16;
+/// So many dead packs may stay in the index, wherever they are.
+const FEW_DEAD: usize = 64;
+/// More than this are taken out wherever they are; fewer only where they are many.
+const MANY_DEAD: usize = 4096;
+
+/// What a merge is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Few segments, with little in them of dead packs.
+    Few,
+    /// No dead pack in any segment.
+    NoDead,
+}
+
+/// A listed segment and what of it is dead.
+#[derive(Debug, Clone, Copy)]
+struct Input {
+    segment: SegmentRef,
+    dead_packs: u32,
+}
+
+impl Input {
+    /// About as many entries as are left of it.
+    fn live_entries(&self) -> u64 {
+        let Self { segment, dead_packs } = self;
+        let live = u64::from(segment.packs.saturating_sub(*dead_packs));
+        segment.entries.saturating_mul(live) / u64::from(segment.packs).max(1)
+    }
+
+    /// Whether a quarter of its packs or more are dead.
+    const fn is_burdened(&self) -> bool {
+        self.dead_packs as u64 * 4 >= self.segment.packs as u64 && self.dead_packs > 0
+    }
+}
 
 /// Merges as long as it is worth it: many segments may have piled up where nobody pruned. Returns
-/// how many went away.
+/// how many went into others.
 ///
 /// * `go_on`: asked before each round; fails to stop.
 ///
@@ -34,44 +72,46 @@ const INPUTS_MAX: usize = 64;
 /// The store failed, a segment is damaged, or that of `go_on`.
 pub(crate) fn merge(
     repository: &Arc<Repository>,
+    index: &Index,
     view: &mut View,
+    aim: Aim,
     go_on: &mut dyn FnMut() -> Result<(), RepositoryError>,
 ) -> Result<u64, RepositoryError> {
     let mut gone = 0;
     loop {
         go_on()?;
-        let round = merge_some(repository, view)?;
-        gone += round;
-        // With fewer than half gone, the next round would mostly write large ones anew.
-        if round < INPUTS_MAX as u64 / 2 {
-            return Ok(gone);
+        sync_whole(repository, index, view)?;
+        let mut groups = groups(inputs(index, view, aim)?);
+        groups.truncate(GROUPS_MAX);
+        match merge_some(repository, view, &groups)? {
+            0 => return Ok(gone),
+            merged => gone += merged,
         }
     }
 }
 
-/// One round, of as many segments as can be read at once.
-fn merge_some(repository: &Arc<Repository>, view: &mut View) -> Result<u64, RepositoryError> {
-    let catalog = &view.head.catalog;
-    let mut small: Vec<SegmentRef> =
-        catalog.segments.iter().filter(|segment| segment.entries < SMALL).copied().collect();
-    // Of what no snapshot is left to need no segment may stay.
-    let is_empty = view.root_snapshots().next().is_none();
-    let burdened = catalog.dead.len() > rules::many(64, 1) || is_empty && !catalog.dead.is_empty();
-    if small.len() < rules::many(MANY_SMALL, 3) && !burdened {
+fn merge_some(
+    repository: &Arc<Repository>,
+    view: &mut View,
+    groups: &[Vec<SegmentRef>],
+) -> Result<u64, RepositoryError> {
+    if groups.is_empty() {
         return Ok(0);
     }
-    let mut inputs = if burdened { catalog.segments.clone() } else { std::mem::take(&mut small) };
-    inputs.sort_by_key(|segment| segment.entries);
-    inputs.truncate(INPUTS_MAX);
-    let dead: HashSet<PackName> = catalog.dead.iter().copied().collect();
+    let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
     // The session keeps others from taking the new segments for left-overs.
-    let session = OpenSession::writer(repository, repo_format::id::ClusterId::NONE)?;
-    let outputs = write_merged(repository, session.id(), &inputs, &dead)?;
+    let session = OpenSession::writer(repository, ClusterId::NONE)?;
+    let mut outputs = Vec::new();
+    for group in groups {
+        outputs.extend(write_merged(repository, session.id(), outputs.len(), group, &dead)?);
+    }
+    let inputs = groups.concat();
     *view = View::for_maintenance(repository)?;
-    let mut replaced = false;
-    transition(repository, view, |view, draft| {
+    let is_done = transition(repository, view, |view, draft| {
         let catalog = &view.head.catalog;
-        let all_there = inputs.iter().all(|input| catalog.segments.contains(input));
+        let listed: HashSet<SegmentName> =
+            catalog.segments.iter().map(|segment| segment.name).collect();
+        let all_there = inputs.iter().all(|input| listed.contains(&input.name));
         // If this process slept for long, its session may have been ended, and what it wrote
         // taken for left-overs.
         let still_open = view.sessions.contains_key(&session.id())
@@ -79,123 +119,122 @@ fn merge_some(repository: &Arc<Repository>, view: &mut View) -> Result<u64, Repo
             && !catalog.folded.iter().any(|folded| folded.session == session.id());
         let all_there = all_there || !keeps(Rule::MergeInputsListed);
         let still_open = still_open || !keeps(Rule::MergeSessionOpen);
-        replaced = all_there && still_open;
-        if replaced {
+        if all_there && still_open {
             draft.replace_segments(&inputs, &outputs);
         }
         Ok(())
     })?;
-    let gone = (inputs.len() as u64).saturating_sub(outputs.len() as u64);
-    Ok(if replaced { gone } else { 0 })
+    Ok(if is_done { inputs.len() as u64 } else { 0 })
 }
 
-type HeapKey = Reverse<([u8; CHUNK_PREFIX_LEN], u32, usize)>;
-
-/// One input of a merge: its cursor, the global numbers of its packs, and its current entry.
-struct Input<'a> {
-    cursor: SegmentCursor<'a>,
-    packs: Vec<Option<u32>>,
-    current: Option<Entry>,
+/// The segments to merge.
+fn inputs(index: &Index, view: &View, aim: Aim) -> Result<Vec<Input>, RepositoryError> {
+    let catalog = &view.head.catalog;
+    // Of what no snapshot is left to need no segment may stay.
+    let is_empty = view.root_snapshots().next().is_none();
+    let no_dead = aim == Aim::NoDead || is_empty || catalog.dead.len() > MANY_DEAD;
+    let few_dead = catalog.dead.len() <= rules::many(FEW_DEAD, 1);
+    let mut seen = HashSet::new();
+    let (mut burdened, mut small) = (Vec::new(), Vec::new());
+    for segment in catalog.segments.iter().filter(|segment| seen.insert(segment.name)) {
+        let dead_packs = if catalog.dead.is_empty() { 0 } else { index.dead_of(segment)? };
+        let input = Input { segment: *segment, dead_packs };
+        if no_dead && dead_packs > 0 || !few_dead && input.is_burdened() {
+            burdened.push(input);
+        } else if segment.entries < SMALL {
+            small.push(input);
+        }
+    }
+    if small.len() + burdened.len() >= rules::many(MANY_SMALL, 3) {
+        burdened.append(&mut small);
+    }
+    Ok(burdened)
 }
 
-impl Input<'_> {
-    /// Steps to the next entry of a pack that is not dead.
-    fn advance(&mut self, global: &mut Packs) -> Result<(), RepositoryError> {
-        self.current = None;
-        while let Some(row) = self.cursor.next_row()? {
+/// Puts inputs together, in their order, until each group is as large as a segment may be.
+fn groups(inputs: Vec<Input>) -> Vec<Vec<SegmentRef>> {
+    let mut groups: Vec<(Vec<SegmentRef>, bool)> = Vec::new();
+    let mut room = 0;
+    for input in inputs {
+        let entries = input.live_entries();
+        if let Some((group, has_dead)) = groups.last_mut().filter(|_| entries <= room) {
+            group.push(input.segment);
+            *has_dead |= input.dead_packs > 0;
+            room -= entries;
+        } else {
+            groups.push((vec![input.segment], input.dead_packs > 0));
+            room = ENTRIES_MAX.saturating_sub(entries);
+        }
+    }
+    // Writing a lone segment again is of use only if something of it goes.
+    groups.retain(|(group, has_dead)| group.len() > 1 || *has_dead);
+    groups.into_iter().map(|(group, _)| group).collect()
+}
+
+/// Rows of several segments, those of dead packs left out.
+struct Rows<'a> {
+    dead: &'a HashSet<PackName>,
+    numbers: HashMap<PackName, u32>,
+    packs: Vec<PackRow>,
+    entries: Vec<Entry>,
+}
+
+impl Rows<'_> {
+    fn read(
+        &mut self,
+        source: &segments::Source<'_>,
+        segment: &SegmentRef,
+    ) -> Result<(), RepositoryError> {
+        let mut packs = Vec::new();
+        source.rows(segment, &mut |row| {
             match row {
-                Row::Pack(pack) => self.packs.push(global.number(&pack)),
+                Row::Pack(pack) => packs.push(self.number(&pack)),
                 Row::Entry(entry) => {
-                    let number = self.packs.get(entry.pack as usize).copied().flatten();
-                    if let Some(pack) = number {
-                        self.current = Some(Entry { pack, ..entry });
-                        return Ok(());
+                    if let Some(pack) = packs.get(entry.pack as usize).copied().flatten() {
+                        self.entries.push(Entry { pack, ..entry });
                     }
                 }
             }
-        }
-        Ok(())
+            ControlFlow::Continue(())
+        })
     }
-}
 
-/// Packs of all inputs, numbered across them.
-struct Packs<'a> {
-    dead: &'a HashSet<PackName>,
-    numbers: HashMap<PackName, u32>,
-    rows: Vec<PackRow>,
-}
-
-impl Packs<'_> {
     fn number(&mut self, pack: &PackRow) -> Option<u32> {
         if self.dead.contains(&pack.identity.name) {
             return None;
         }
-        let next = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        let next = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry(pack.identity.name).or_insert(next);
         if number == next {
-            self.rows.push(*pack);
+            self.packs.push(*pack);
         }
         Some(number)
     }
 }
 
+/// Writes one group as one segment, or as none if all of it is dead.
 fn write_merged(
     repository: &Repository,
     session: SessionId,
+    counter: usize,
     inputs: &[SegmentRef],
     dead: &HashSet<PackName>,
-) -> Result<Vec<SegmentRef>, RepositoryError> {
-    let mut packs = Packs { dead, numbers: HashMap::new(), rows: Vec::new() };
-    let mut open = Vec::with_capacity(inputs.len());
-    let mut heap: BinaryHeap<HeapKey> = BinaryHeap::new();
-    for (number, segment) in inputs.iter().enumerate() {
-        let cursor = SegmentCursor::open(repository, segment)?;
-        let mut input = Input { cursor, packs: Vec::new(), current: None };
-        input.advance(&mut packs)?;
-        heap.extend(input.current.map(|entry| Reverse((entry.prefix, entry.pack, number))));
-        open.push(input);
+) -> Result<Option<SegmentRef>, RepositoryError> {
+    let source = segments::Source::new(repository);
+    source.expect(inputs);
+    let (numbers, packs, entries) = Default::default();
+    let mut rows = Rows { dead, numbers, packs, entries };
+    for segment in inputs {
+        rows.read(&source, segment)?;
     }
-    let (mut outputs, mut batch) = (Vec::new(), Vec::new());
-    let mut last = None;
-    while let Some(Reverse((prefix, pack, number))) = heap.pop() {
-        let Some(input) = open.get_mut(number) else { continue };
-        // The same pack may be in two inputs after a repair: one entry is enough.
-        if let Some(entry) = input.current.filter(|_| last != Some((prefix, pack))) {
-            batch.push(entry);
-            last = Some((prefix, pack));
-        }
-        input.advance(&mut packs)?;
-        heap.extend(input.current.map(|entry| Reverse((entry.prefix, entry.pack, number))));
-        if batch.len() == ENTRIES_MAX {
-            outputs.push(write_batch(repository, session, outputs.len(), &packs, &mut batch)?);
-        }
+    let Rows { packs, mut entries, .. } = rows;
+    if entries.is_empty() {
+        return Ok(None);
     }
-    if !batch.is_empty() {
-        outputs.push(write_batch(repository, session, outputs.len(), &packs, &mut batch)?);
-    }
-    Ok(outputs)
-}
-
-/// Writes one output; its table lists only the packs that its entries name.
-fn write_batch(
-    repository: &Repository,
-    session: SessionId,
-    counter: usize,
-    packs: &Packs<'_>,
-    batch: &mut Vec<Entry>,
-) -> Result<SegmentRef, RepositoryError> {
-    let mut local: HashMap<u32, u32> = HashMap::new();
-    let mut rows = Vec::new();
-    for entry in batch.iter_mut() {
-        let next = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        let number = *local.entry(entry.pack).or_insert(next);
-        if number == next {
-            rows.extend(packs.rows.get(entry.pack as usize));
-        }
-        entry.pack = number;
-    }
+    entries.sort_unstable_by_key(|entry| (entry.prefix, entry.pack));
+    // The same pack may be in two inputs after a repair: one entry is enough.
+    entries.dedup_by_key(|entry| (entry.prefix, entry.pack));
     let counter = u32::try_from(counter).unwrap_or(u32::MAX);
-    let written = segments::write(repository, SegmentName { session, counter }, &rows, batch)?;
-    batch.clear();
-    Ok(written)
+    let name = SegmentName { session, counter };
+    segments::write_sorted(repository, name, &packs, entries).map(Some)
 }

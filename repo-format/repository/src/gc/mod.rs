@@ -11,15 +11,16 @@ mod repack;
 mod sweep;
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use repo_format::config::Operation;
-use repo_format::id::{ClusterId, PackName, SessionId, SnapshotId};
+use repo_format::id::{ChunkId, ClusterId, PackName, SessionId, SnapshotId};
 
 use crate::effort::Effort;
-use crate::index::{Index, PackState};
+use crate::index::{Index, PackSet, PackState};
 use crate::lock::{self, LockReport};
 use crate::packer::PackOptions;
 use crate::reader::Reader;
@@ -30,6 +31,7 @@ use crate::writer::{Writer, WriterOptions, sync_index};
 use crate::{Repository, RepositoryError, catalog, retention, session};
 use draft::Draft;
 use mark::Marks;
+use repack::Choice;
 pub(crate) use sweep::{CATALOGS_KEPT, clean_sessions};
 
 /// Transitions are tried again when another maintainer was faster, this often.
@@ -38,6 +40,14 @@ const TRIES: u32 = 32;
 /// A prune begins anew this often if what it goes by turns out to be gone, and others have pruned
 /// meanwhile.
 const STARTS: u32 = 4;
+
+/// Condemned and dead packs in one catalog, each version of which is read whole: 2 MB. What is
+/// beyond is condemned once these are gone.
+pub(crate) const ROWS_MAX: usize = 64 << 10;
+
+/// What a repack writes before it commits: a prune that is killed keeps what was committed.
+const REPACK_BYTES: u64 = 8 << 30;
+const REPACK_CHUNKS: usize = 256 << 10;
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -70,7 +80,7 @@ pub struct PruneReport {
     pub bytes: u64,
     /// Bytes that some snapshot needs.
     pub needed_bytes: u64,
-    /// Packs that nothing needs.
+    /// Packs that nothing needs, when it began. Those that a repack empties come to these.
     pub unneeded_packs: u64,
     /// See `unneeded_packs`.
     pub unneeded_bytes: u64,
@@ -82,6 +92,12 @@ pub struct PruneReport {
     pub deleted_packs: u64,
     /// See `deleted_packs`.
     pub deleted_bytes: u64,
+    /// Of them, or to come: packs that ended sessions left behind.
+    pub leftover_packs: u64,
+    /// See `leftover_packs`.
+    pub leftover_bytes: u64,
+    /// Unneeded packs that the next prune takes up: this one had no room for them in the catalog.
+    pub postponed_packs: u64,
     /// Condemned packs that wait for sessions to end.
     pub waiting_packs: u64,
     /// See `waiting_packs`.
@@ -98,7 +114,7 @@ pub struct PruneReport {
     pub forgotten_checkpoints: u64,
     /// References to chunks in no pack: run a verify.
     pub missing_chunks: u64,
-    /// Index segments that were merged into fewer.
+    /// Index segments that were merged into fewer, or rid of what dead packs held.
     pub merged_segments: u64,
     /// What was done about locks, and what waits for their end; `None` where nothing is locked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -286,7 +302,7 @@ pub fn prune(
         watch,
         reader: Reader::new(repository, Arc::clone(index)),
         report: PruneReport::default(),
-        marks: Marks::default(),
+        marks: Marks::new(index),
         view: View::for_maintenance(repository)?,
     };
     for _ in 1..STARTS {
@@ -338,7 +354,7 @@ impl Pruner<'_> {
 
     /// Takes a new view, and keeps of the report only what was done.
     fn forget_plan(&mut self) -> Result<(), RepositoryError> {
-        self.marks = Marks::default();
+        self.marks = Marks::new(self.index);
         self.view = View::for_maintenance(self.repository)?;
         let report = &mut self.report;
         (report.packs, report.bytes, report.needed_bytes, report.left_bytes) = (0, 0, 0, 0);
@@ -356,7 +372,7 @@ impl Pruner<'_> {
         self.repository.store().sweep_temporary()?;
         // Listed before sessions are: a pack that is here and belongs to no session seen later
         // is a left-over.
-        let present = sweep::list_present(self.repository)?;
+        let mut present = self.list_present()?;
         self.view = View::for_maintenance(self.repository)?;
         self.step("folding commits")?;
         self.end_dead_sessions()?;
@@ -366,14 +382,11 @@ impl Pruner<'_> {
         self.pass_verdicts()?;
         self.step("marking what snapshots need")?;
         self.mark(&[])?;
-        self.account();
+        self.account()?;
         let emptied = self.repack()?;
-        self.step("condemning what nothing needs")?;
-        self.condemn(&emptied)?;
-        self.pass_verdicts()?;
-        self.step("deleting")?;
-        self.sweep(&present)?;
-        self.merge()?;
+        self.reclaim(&emptied, &mut present)?;
+        self.marks = Marks::new(self.index);
+        self.merge(merge::Aim::Few)?;
         self.step("trimming old catalogs")?;
         self.fold()?;
         sweep::clean_heartbeats(self.repository)?;
@@ -393,20 +406,69 @@ impl Pruner<'_> {
     }
 
     fn survey(&mut self) -> Result<(), RepositoryError> {
+        self.step("listing packs")?;
+        let present = self.list_present()?;
+        self.view = View::for_maintenance(self.repository)?;
         let dead: HashSet<SessionId> =
             sweep::dead_sessions(self.repository, &self.view, self.options).into_iter().collect();
         let given_up = self.given_up(|session| dead.contains(session));
         self.report.fenced_sessions = dead.len() as u64;
         self.report.forgotten_checkpoints = given_up.len() as u64;
+        self.sync()?;
+        let leftovers = sweep::leftovers(self.index, &self.view, &present)?;
+        (self.report.leftover_packs, self.report.leftover_bytes) = leftovers.size();
+        drop(present);
         self.step("marking what snapshots need")?;
         self.mark(&given_up)?;
-        self.account();
-        let chosen = self.choose_repack();
-        for pack in chosen.iter().filter_map(|number| self.marks.packs.get(number)) {
-            self.report.repacked_packs += 1;
-            self.report.repacked_bytes += pack.needed_bytes;
-        }
+        self.account()?;
+        let tried = PackSet::default();
+        let total = self.choice(&tried, self.marks.end(), self.repack_budget()).total()?;
+        (self.report.repacked_packs, self.report.repacked_bytes) = total;
         self.account_waiting()
+    }
+
+    fn list_present(&mut self) -> Result<sweep::Present, RepositoryError> {
+        self.sync()?;
+        sweep::list_present(self.repository, self.index, &self.view)
+    }
+
+    /// Condemns, judges and deletes what nothing needs, as much at once as a catalog has room for.
+    fn reclaim(
+        &mut self,
+        emptied: &PackSet,
+        present: &mut sweep::Present,
+    ) -> Result<(), RepositoryError> {
+        loop {
+            let was_full = self.is_full();
+            self.step("condemning what nothing needs")?;
+            let left = self.condemn(emptied)?;
+            self.pass_verdicts()?;
+            self.step("deleting")?;
+            let deleted = self.sweep(present)?;
+            self.report.postponed_packs = left;
+            if left == 0 || deleted == 0 && !was_full {
+                return Ok(());
+            }
+            // Dead packs stay in the catalog until no segment names them.
+            self.merge(merge::Aim::NoDead)?;
+            sweep::bury(self.repository, self.index, &mut self.view, present)?;
+            if self.is_full() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether no pack can be condemned for want of room.
+    fn is_full(&self) -> bool {
+        let catalog = &self.view.head.catalog;
+        catalog.condemned.len() + catalog.dead.len() >= rules::many(ROWS_MAX, 3)
+    }
+
+    fn merge(&mut self, aim: merge::Aim) -> Result<(), RepositoryError> {
+        let Self { repository, index, view, watch, .. } = self;
+        let go_on = &mut || step(*watch, "merging index segments");
+        self.report.merged_segments += merge::merge(repository, index, view, aim, go_on)?;
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), RepositoryError> {
@@ -460,12 +522,12 @@ impl Pruner<'_> {
     fn mark(&mut self, without: &[SnapshotId]) -> Result<(), RepositoryError> {
         // The view may list commits since the last sync: their chunks are not missing.
         self.sync()?;
-        self.marks.refresh(self.index)?;
+        self.marks.refresh()?;
         let roots = self.view.root_snapshots().filter(|root| !without.contains(&root.id));
-        self.marks.mark(&self.reader, roots, &HashSet::new())
+        self.marks.mark(&self.reader, roots, &PackSet::default())
     }
 
-    fn choose_repack(&self) -> Vec<u32> {
+    fn repack_budget(&self) -> u64 {
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -473,73 +535,118 @@ impl Pruner<'_> {
             reason = "a budget is no exact number, and a negative one means none"
         )]
         let budget = (self.report.bytes as f64 * self.options.max_repack) as u64;
-        let live = self.marks.packs.iter().filter(|(_, pack)| pack.state == PackState::Live);
-        repack::choose(live, self.options.live_below, budget)
+        budget
     }
 
-    /// Writes the needed part of mostly empty packs again, as a writer session whose commit is
-    /// folded at once. Returns the packs emptied so.
-    fn repack(&mut self) -> Result<HashSet<u32>, RepositoryError> {
-        let chosen = self.choose_repack();
-        if chosen.is_empty() {
-            return Ok(HashSet::new());
+    fn choice<'c>(&'c self, tried: &'c PackSet, end: u32, budget_bytes: u64) -> Choice<'c> {
+        let live_below = self.options.live_below;
+        Choice { index: self.index, marks: &self.marks, tried, end, live_below, budget_bytes }
+    }
+
+    /// Writes the needed part of mostly empty packs again. Returns the packs emptied so.
+    fn repack(&mut self) -> Result<PackSet, RepositoryError> {
+        let (mut emptied, mut tried) = (PackSet::default(), PackSet::default());
+        let mut left = self.repack_budget();
+        let end = self.marks.end();
+        loop {
+            let chosen = self.choice(&tried, end, left).packs()?;
+            if chosen.is_empty() {
+                return Ok(emptied);
+            }
+            self.step("repacking")?;
+            let before = self.report.repacked_bytes;
+            let moved = self.repack_some(&chosen, &mut tried)?;
+            left = left.saturating_sub(self.report.repacked_bytes - before);
+            self.marks.refresh()?;
+            self.marks.transfer(moved, &mut emptied)?;
         }
-        self.step("repacking")?;
+    }
+
+    /// Where marks take much memory, packs get less.
+    fn packs_beside_marks(&self) -> PackOptions {
+        const MARKS_BYTES: usize = 16 << 20;
+        let packs = self.options.packs;
+        match self.marks.memory_bytes().saturating_sub(MARKS_BYTES) {
+            0 => packs,
+            over => {
+                let left = packs.buffer_bytes().saturating_sub(over);
+                PackOptions::within(left, packs.chunk_bytes)
+            }
+        }
+    }
+
+    /// Empties the first of the `chosen` packs, as a writer session whose commit is folded at
+    /// once. Returns what was moved, and from which packs.
+    fn repack_some(
+        &mut self,
+        chosen: &[u32],
+        tried: &mut PackSet,
+    ) -> Result<Vec<(ChunkId, u32)>, RepositoryError> {
         let options = WriterOptions {
             effort: Effort::default(),
-            packs: self.options.packs,
+            packs: self.packs_beside_marks(),
             cluster: self.options.cluster,
         };
         let (writer, _) = Writer::open(self.repository, Arc::clone(self.index), &options)?;
-        let mut emptied = HashSet::new();
+        let (mut moved, mut bytes) = (Vec::new(), 0);
         for number in chosen {
             self.step("repacking")?;
-            let Some(pack) = self.marks.packs.get(&number) else { continue };
-            match repack::empty(&self.reader, &writer, number, pack) {
-                Ok(()) => {
+            tried.insert(*number);
+            match repack::empty(&self.reader, &writer, *number, &self.marks) {
+                Ok(chunks) => {
+                    bytes += u64::from(self.marks.needed_bytes(*number));
                     self.report.repacked_packs += 1;
-                    self.report.repacked_bytes += pack.needed_bytes;
-                    emptied.insert(number);
+                    moved.extend(chunks.into_iter().map(|id| (id, *number)));
                 }
                 // A damaged pack stays as it is; verify names it.
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),
             }
+            if bytes >= REPACK_BYTES || moved.len() >= REPACK_CHUNKS {
+                break;
+            }
         }
+        self.report.repacked_bytes += bytes;
         writer.finish_repack()?;
         self.view = View::for_maintenance(self.repository)?;
         self.fold()?;
         self.sync()?;
-        Ok(emptied)
+        Ok(moved)
     }
 
-    /// condemn: packs that no root of the very catalog that is being succeeded needs.
-    fn condemn(&mut self, emptied: &HashSet<u32>) -> Result<(), RepositoryError> {
+    /// condemn: packs that no root of the very catalog that is being succeeded needs. Returns for
+    /// how many of them there was no room.
+    fn condemn(&mut self, emptied: &PackSet) -> Result<u64, RepositoryError> {
         let Self { repository, index, reader, marks, view, .. } = self;
-        if !emptied.is_empty() {
-            // Marked anew: what was moved is now needed in its new place only.
-            *marks = Marks::default();
-        }
-        let mut unneeded = (0, 0);
+        let mut left = 0;
         let mut is_marked = false;
         transition(repository, view, |view, draft| {
             if keeps(Rule::MarkedOnThisCatalog) || !is_marked {
                 sync_whole(repository, index, view)?;
-                marks.refresh(index)?;
+                marks.refresh()?;
                 if keeps(Rule::StaleMarksAreRedone) && marks.are_stale() {
-                    *marks = Marks::default();
-                    marks.refresh(index)?;
+                    *marks = Marks::new(index);
+                    marks.refresh()?;
                 }
                 marks.mark(reader, view.root_snapshots(), emptied)?;
                 is_marked = true;
             }
-            let idle = marks
-                .packs
-                .values()
-                .filter(|pack| pack.needed_chunks == 0)
-                .filter(|pack| matches!(pack.state, PackState::Live | PackState::Bad));
-            let names: Vec<PackName> = idle.clone().map(mark::PackMarks::name).collect();
-            unneeded = (names.len() as u64, idle.map(|pack| u64::from(pack.row.bytes)).sum());
+            let catalog = &view.head.catalog;
+            let taken = catalog.condemned.len() + catalog.dead.len();
+            let room = rules::many(ROWS_MAX, 3).saturating_sub(taken);
+            let mut names = Vec::new();
+            left = 0;
+            index.packs(&mut |number, row, state| {
+                let is_idle = matches!(state, PackState::Live | PackState::Bad);
+                if is_idle && marks.needed_bytes(number) == 0 {
+                    if names.len() < room {
+                        names.push(row.identity.name);
+                    } else {
+                        left += 1;
+                    }
+                }
+                ControlFlow::Continue(())
+            })?;
             if !keeps(Rule::CondemnedBeforeDead) {
                 draft.condemn(names.clone());
                 draft.pass_verdict(&names.iter().copied().collect(), &HashSet::new());
@@ -547,8 +654,7 @@ impl Pruner<'_> {
             draft.condemn(names);
             Ok(())
         })?;
-        (self.report.unneeded_packs, self.report.unneeded_bytes) = unneeded;
-        Ok(())
+        Ok(left)
     }
 
     /// verdict: on every condemned pack that waits for nobody.
@@ -579,13 +685,14 @@ impl Pruner<'_> {
         Ok(())
     }
 
-    fn sweep(&mut self, present: &sweep::Present) -> Result<(), RepositoryError> {
+    /// Returns the number of packs deleted.
+    fn sweep(&mut self, present: &mut sweep::Present) -> Result<u64, RepositoryError> {
         for _ in 0..TRIES {
             self.view = View::for_maintenance(self.repository)?;
             self.sync()?;
-            let list_now = || sweep::list_present(self.repository);
-            let late = (!keeps(Rule::PacksListedFirst)).then(list_now).transpose()?;
-            let present = late.as_ref().unwrap_or(present);
+            let list_now = || sweep::list_present(self.repository, self.index, &self.view);
+            let mut late = (!keeps(Rule::PacksListedFirst)).then(list_now).transpose()?;
+            let present = late.as_mut().unwrap_or(present);
             // What nothing lists is a left-over only if no catalog newer than this view lists it.
             if catalog::newest_number(self.repository)? == self.view.head.catalog.n
                 || !keeps(Rule::SweptOnNewest)
@@ -593,37 +700,34 @@ impl Pruner<'_> {
                 let swept = sweep::sweep(self.repository, self.index, &mut self.view, present)?;
                 self.report.deleted_packs += swept.packs;
                 self.report.deleted_bytes += swept.bytes;
-                return Ok(());
+                self.report.leftover_packs += swept.leftover_packs;
+                self.report.leftover_bytes += swept.leftover_bytes;
+                return Ok(swept.packs);
             }
         }
         Err(RepositoryError::Contended { tries: TRIES })
     }
 
-    fn merge(&mut self) -> Result<(), RepositoryError> {
-        let Self { repository, view, watch, .. } = self;
-        let merged = merge::merge(repository, view, &mut || step(*watch, "merging index segments"));
-        self.report.merged_segments += merged?;
-        Ok(())
-    }
-
-    fn account(&mut self) {
-        let report = &mut self.report;
-        for pack in self.marks.packs.values() {
-            if pack.state == PackState::Unlisted || pack.state == PackState::Dead {
-                continue;
+    fn account(&mut self) -> Result<(), RepositoryError> {
+        let Self { report, marks, .. } = self;
+        self.index.packs(&mut |number, row, state| {
+            if state == PackState::Dead {
+                return ControlFlow::Continue(());
             }
-            let bytes = u64::from(pack.row.bytes);
+            let (bytes, needed) = (u64::from(row.bytes), u64::from(marks.needed_bytes(number)));
             report.packs += 1;
             report.bytes += bytes;
-            report.needed_bytes += pack.needed_bytes;
-            if pack.needed_chunks > 0 {
-                report.left_bytes += bytes.saturating_sub(pack.needed_bytes);
-            } else if pack.state == PackState::Live {
+            report.needed_bytes += needed;
+            if needed > 0 {
+                report.left_bytes += bytes.saturating_sub(needed);
+            } else if matches!(state, PackState::Live | PackState::Bad) {
                 report.unneeded_packs += 1;
                 report.unneeded_bytes += bytes;
             }
-        }
-        report.missing_chunks = self.marks.missing;
+            ControlFlow::Continue(())
+        })?;
+        report.missing_chunks = marks.missing;
+        Ok(())
     }
 
     fn account_waiting(&mut self) -> Result<(), RepositoryError> {

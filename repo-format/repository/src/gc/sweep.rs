@@ -1,19 +1,19 @@
 //! Deleting: dead packs, left-overs of ended sessions, old catalogs. Everything here may be
 //! repeated, and stopped anywhere.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::sync::Arc;
 
 use repo_format::catalog::{Catalog, PageRef};
 use repo_format::id::{ObjectName, PackName, SegmentName, SessionId};
 use repo_format::key::{ObjectKey, Prefix};
 
 use super::{PruneOptions, sync_whole, transition};
-use crate::index::Index;
+use crate::index::{Index, PackSet, PackState, States};
 use crate::process::{self, Liveness};
 use crate::repository::now_s;
 use crate::rules::{self, Rule, keeps};
-use crate::store::StoreError;
 use crate::view::{self, View};
 use crate::{Repository, RepositoryError, catalog};
 
@@ -23,29 +23,75 @@ pub(crate) const CATALOGS_KEPT: u64 = 32;
 /// Objects removed between two counts: what S3 takes with one request.
 const DELETED_AT_ONCE: usize = 1000;
 
-/// Objects that existed before the sessions were listed.
+/// Packs that are noted when they are listed, apart from those that the index names. More than that
+/// wait for the next prune.
+const STRAYS_MAX: usize = 256 << 10;
+/// Names looked up in the index together.
+const NAMES: usize = 64 << 10;
+
+/// What was stored before the sessions were listed, as far as it may have to be deleted.
 #[derive(Debug, Default)]
 pub(crate) struct Present {
-    packs: BTreeMap<PackName, u64>,
-    segments: BTreeMap<SegmentName, u64>,
+    /// Packs that the index did not name, and their lengths; dead ones among them.
+    strays: Vec<(PackName, u64)>,
+    segments: Vec<SegmentName>,
+    /// Dead packs that were deleted, or were dead before the listing and are not in it.
+    gone: HashSet<PackName>,
+    /// Packs that the index named, by number: all of them, and those that were there.
+    named: Arc<States>,
+    found: PackSet,
 }
 
-/// Lists packs and segments.
-pub(crate) fn list_present(repository: &Repository) -> Result<Present, RepositoryError> {
-    let mut present = Present::default();
+/// Lists packs and segments. The index must be in line with `view`: what it names is no left-over.
+pub(crate) fn list_present(
+    repository: &Repository,
+    index: &Index,
+    view: &View,
+) -> Result<Present, RepositoryError> {
+    let mut present = Present {
+        gone: view.head.catalog.dead.iter().copied().collect(),
+        named: index.states(),
+        ..Present::default()
+    };
+    let mut names = Vec::with_capacity(NAMES);
+    let mut failure = None;
     repository.store().list(Prefix::Packs, &mut |listed| {
-        if let ObjectKey::Pack(name) = listed.key {
-            present.packs.insert(name, listed.size_bytes);
+        let ObjectKey::Pack(name) = listed.key else { return Ok(()) };
+        names.push((name, listed.size_bytes));
+        if names.len() == NAMES {
+            failure = failure.take().or(present.note(index, &mut names).err());
+            names.clear();
         }
         Ok(())
     })?;
+    failure.map_or_else(|| present.note(index, &mut names), Err)?;
     repository.store().list(Prefix::Segments, &mut |listed| {
         if let ObjectKey::Segment(name) = listed.key {
-            present.segments.insert(name, listed.size_bytes);
+            present.segments.push(name);
         }
         Ok(())
     })?;
     Ok(present)
+}
+
+impl Present {
+    fn note(
+        &mut self,
+        index: &Index,
+        names: &mut Vec<(PackName, u64)>,
+    ) -> Result<(), RepositoryError> {
+        // In the order of the index.
+        names.sort_unstable();
+        for (name, bytes) in names.drain(..) {
+            self.gone.remove(&name);
+            match index.pack_number(&name)? {
+                Some(number) => self.found.insert(number),
+                None if self.strays.len() < STRAYS_MAX => self.strays.push((name, bytes)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What was deleted.
@@ -53,6 +99,15 @@ pub(crate) fn list_present(repository: &Repository) -> Result<Present, Repositor
 pub(crate) struct Deleted {
     pub(crate) packs: u64,
     pub(crate) bytes: u64,
+    pub(crate) leftover_packs: u64,
+    pub(crate) leftover_bytes: u64,
+}
+
+impl Deleted {
+    fn add(&mut self, packs: &[(PackName, u64)]) {
+        self.packs += packs.len() as u64;
+        self.bytes += packs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    }
 }
 
 /// Deletes the packs that a catalog calls dead, and left-overs.
@@ -63,27 +118,68 @@ pub(crate) fn sweep(
     repository: &Repository,
     index: &Index,
     view: &mut View,
-    present: &Present,
+    present: &mut Present,
 ) -> Result<Deleted, RepositoryError> {
     let mut deleted = Deleted::default();
-    let dead = view.head.catalog.dead.iter();
-    let dead: Vec<(PackName, u64)> =
-        dead.filter_map(|pack| Some((*pack, *present.packs.get(pack)?))).collect();
+    let dead = dead_packs(index, view, present)?;
     delete_packs(repository, &dead, &mut deleted)?;
-    sweep_orphans(repository, index, view, present, &mut deleted)?;
+    present.gone.extend(dead.into_iter().map(|(pack, _)| pack));
+    let leftovers = leftovers(index, view, present)?;
+    delete_packs(repository, &leftovers.packs, &mut deleted)?;
+    repository.store().delete_many(&leftovers.objects)?;
+    (deleted.leftover_packs, deleted.leftover_bytes) = leftovers.size();
+    (present.strays, present.segments) = (Vec::new(), Vec::new());
+    bury(repository, index, view, present)?;
+    Ok(deleted)
+}
+
+/// Drops dead packs from the catalog that are gone and that no segment names.
+pub(crate) fn bury(
+    repository: &Repository,
+    index: &Index,
+    view: &mut View,
+    present: &Present,
+) -> Result<(), RepositoryError> {
     transition(repository, view, |view, draft| {
         sync_whole(repository, index, view)?;
         let mut gone = HashSet::new();
-        for pack in &view.head.catalog.dead {
+        for pack in view.head.catalog.dead.iter().filter(|pack| present.gone.contains(*pack)) {
             let is_named = index.pack_number(pack)?.is_some() && keeps(Rule::DeadOutliveSegments);
-            if !is_named && is_gone(repository, pack)? {
+            if !is_named {
                 gone.insert(*pack);
             }
         }
         draft.bury(&gone);
         Ok(())
     })?;
-    Ok(deleted)
+    Ok(())
+}
+
+/// Dead packs that are not known to be gone, and their lengths.
+fn dead_packs(
+    index: &Index,
+    view: &View,
+    present: &mut Present,
+) -> Result<Vec<(PackName, u64)>, RepositoryError> {
+    let strays: HashMap<PackName, u64> = present.strays.iter().copied().collect();
+    let mut dead = Vec::new();
+    for pack in &view.head.catalog.dead {
+        if present.gone.contains(pack) {
+            continue;
+        }
+        let Some(number) = index.pack_number(pack)? else {
+            dead.push((*pack, strays.get(pack).copied().unwrap_or(0)));
+            continue;
+        };
+        // It was stored before the listing began.
+        let was_named = present.named.state(number) != PackState::Unlisted;
+        if was_named && !present.found.contains(number) {
+            present.gone.insert(*pack);
+        } else if let Some(row) = index.pack(number)? {
+            dead.push((*pack, row.bytes.into()));
+        }
+    }
+    Ok(dead)
 }
 
 fn delete_packs(
@@ -94,35 +190,39 @@ fn delete_packs(
     for packs in packs.chunks(DELETED_AT_ONCE) {
         let keys: Vec<ObjectKey> = packs.iter().map(|(pack, _)| ObjectKey::Pack(*pack)).collect();
         repository.store().delete_many(&keys)?;
-        deleted.packs += packs.len() as u64;
-        deleted.bytes += packs.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        deleted.add(packs);
     }
     Ok(())
 }
 
-fn is_gone(repository: &Repository, pack: &PackName) -> Result<bool, RepositoryError> {
-    match repository.store().size(&ObjectKey::Pack(*pack)) {
-        Ok(_) => Ok(false),
-        Err(StoreError::Missing { .. }) => Ok(true),
-        Err(error) => Err(error.into()),
+/// Objects that nothing lists and nothing will.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    packs: Vec<(PackName, u64)>,
+    /// Segments and registers.
+    objects: Vec<ObjectKey>,
+}
+
+impl Leftovers {
+    /// Packs and their bytes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.packs.len() as u64, self.packs.iter().map(|(_, bytes)| bytes).sum())
     }
 }
 
 /// A pack or segment is a left-over if it was listed before the sessions were, nothing lists it,
 /// and its session is folded or gone without a commit or an open part that could still list it.
-fn sweep_orphans(
-    repository: &Repository,
+pub(crate) fn leftovers(
     index: &Index,
     view: &View,
     present: &Present,
-    deleted: &mut Deleted,
-) -> Result<(), RepositoryError> {
+) -> Result<Leftovers, RepositoryError> {
     let folded: HashSet<SessionId> =
         view.head.catalog.folded.iter().map(|folded| folded.session).collect();
     let open = || view.sessions.iter().filter(|(id, _)| !folded.contains(id));
     if open().any(|(_, record)| record.is_none()) {
         // It may be a part of any session.
-        return Ok(());
+        return Ok(Leftovers::default());
     }
     let mains: HashSet<SessionId> =
         open().filter_map(|(_, record)| record.as_ref()?.part_of).collect();
@@ -137,18 +237,17 @@ fn sweep_orphans(
             || view.damaged.contains(session))
     };
     let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
-    let mut orphans = Vec::new();
-    for (pack, bytes) in present.packs.iter().filter(|(pack, _)| over(pack)) {
+    let mut packs = Vec::new();
+    for (pack, bytes) in present.strays.iter().filter(|(pack, _)| over(pack)) {
         if !dead.contains(pack) && index.pack_number(pack)?.is_none() {
-            orphans.push((*pack, *bytes));
+            packs.push((*pack, *bytes));
         }
     }
-    delete_packs(repository, &orphans, deleted)?;
     let listed: HashSet<SegmentName> =
         view.index_view().segments.iter().map(|segment| segment.name).collect();
-    let segments = present.segments.keys();
+    let segments = present.segments.iter();
     let orphans = segments.filter(|segment| over(segment) && !listed.contains(segment));
-    let mut orphans: Vec<ObjectKey> = orphans.map(|segment| ObjectKey::Segment(*segment)).collect();
+    let mut objects: Vec<ObjectKey> = orphans.map(|segment| ObjectKey::Segment(*segment)).collect();
     // A register that was created after its session was cleaned away, by who slept for long or
     // by a request that was under way. It commits nothing, and what it would commit is gone.
     let strays = view.registers.iter().filter(|id| {
@@ -156,8 +255,8 @@ fn sweep_orphans(
             && !view.sessions.contains_key(id)
             && keeps(Rule::StrayRegistersAreSwept)
     });
-    orphans.extend(strays.map(|id| ObjectKey::Commit(*id)));
-    Ok(repository.store().delete_many(&orphans)?)
+    objects.extend(strays.map(|id| ObjectKey::Commit(*id)));
+    Ok(Leftovers { packs, objects })
 }
 
 /// clean: removes the session record of folded sessions, and once that is seen gone the register.
@@ -265,7 +364,10 @@ impl Memory {
 pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), RepositoryError> {
     let newest = view.head.catalog.n;
     let versions = rules::many(CATALOGS_KEPT, 4);
-    let mut kept: Vec<Catalog> = vec![view.head.catalog.clone()];
+    let keys = |catalog: &Catalog| -> Vec<ObjectKey> {
+        catalog.pages.iter().flatten().flat_map(PageRef::keys).collect()
+    };
+    let mut used: HashSet<ObjectKey> = keys(&view.head.catalog).into_iter().collect();
     let (mut old, mut recent) = (Vec::new(), Vec::new());
     repository.store().list(Prefix::Catalogs, &mut |listed| {
         match listed.key {
@@ -278,17 +380,12 @@ pub(crate) fn trim(repository: &Repository, view: &View) -> Result<(), Repositor
     repository.store().delete_many(&old)?;
     for n in recent {
         match catalog::load_bare(repository, n) {
-            Ok((catalog, _)) => kept.push(catalog),
+            Ok((catalog, _)) => used.extend(keys(&catalog)),
             // Damaged or just trimmed by another: nobody can use it or its pages.
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
     }
-    let used: HashSet<ObjectKey> = kept
-        .iter()
-        .flat_map(|catalog| catalog.pages.iter().flatten())
-        .flat_map(PageRef::keys)
-        .collect();
     let mut unused = Vec::new();
     repository.store().list(Prefix::CatalogPages, &mut |listed| {
         if let ObjectKey::CatalogPage { n, .. } = listed.key

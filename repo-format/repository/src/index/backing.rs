@@ -159,7 +159,7 @@ impl Database {
     ) -> Result<(), IndexError> {
         match self {
             Self::Real(database) => database.each_entry(each),
-            Self::Light(light) => scan(&light.disk.entries, &[], &mut |key, value| {
+            Self::Light(light) => scan(&light.disk.entries, &[], &[], &mut |key, value| {
                 let (prefix, place) = records::read_entry(key, value)?;
                 Some(each(&prefix, &place))
             }),
@@ -169,15 +169,32 @@ impl Database {
     pub(super) fn each_record(&self, tag: u8, each: &mut EachRow<'_>) -> Result<(), IndexError> {
         match self {
             Self::Real(database) => database.each_record(tag, each),
-            Self::Light(light) => scan(&light.records, &[tag], each),
+            Self::Light(light) => scan(&light.records, &[tag], &[tag], each),
+        }
+    }
+
+    pub(super) fn each_record_from(
+        &self,
+        tag: u8,
+        start: &[u8],
+        each: &mut EachRow<'_>,
+    ) -> Result<(), IndexError> {
+        match self {
+            Self::Real(database) => database.each_record_from(tag, start, each),
+            Self::Light(light) => scan(&light.records, start, &[tag], each),
         }
     }
 }
 
-fn scan(rows: &Mutex<Rows>, start: &[u8], each: &mut EachRow<'_>) -> Result<(), IndexError> {
+fn scan(
+    rows: &Mutex<Rows>,
+    start: &[u8],
+    tag: &[u8],
+    each: &mut EachRow<'_>,
+) -> Result<(), IndexError> {
     let rows = lock(rows);
     let from = (Bound::Included(start.to_vec()), Bound::Unbounded);
-    for (key, value) in rows.range(from).take_while(|(key, _)| key.starts_with(start)) {
+    for (key, value) in rows.range(from).take_while(|(key, _)| key.starts_with(tag)) {
         match each(key, value) {
             Some(ControlFlow::Continue(())) => {}
             Some(ControlFlow::Break(())) => break,
@@ -201,7 +218,7 @@ impl Lookup<'_> {
     ) -> Result<(), IndexError> {
         match self {
             Self::Real(lookup) => lookup.each(prefix, each),
-            Self::Light(light) => scan(&light.disk.entries, prefix, &mut |key, value| {
+            Self::Light(light) => scan(&light.disk.entries, prefix, prefix, &mut |key, value| {
                 Some(each(records::read_entry(key, value)?.1))
             }),
         }

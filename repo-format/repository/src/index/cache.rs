@@ -21,6 +21,9 @@ use super::{
 /// Decoded packs kept, in each of two generations.
 const ROWS_KEPT: usize = 512;
 
+/// Packs given up with one write.
+const GIVEN_UP_AT_ONCE: usize = 16 << 10;
+
 #[derive(Debug)]
 pub(super) struct Cache {
     database: Database,
@@ -29,6 +32,8 @@ pub(super) struct Cache {
     view: RwLock<Arc<View>>,
     numbers: Mutex<Numbers>,
     rows: Mutex<RecentRows>,
+    /// Segments that this process committed since the last sync: any view has them.
+    added: Mutex<Vec<SegmentRef>>,
     /// Why this database must not be used any longer.
     trouble: Mutex<Option<String>>,
 }
@@ -88,6 +93,7 @@ impl Cache {
             view: RwLock::new(view),
             numbers: Mutex::new(numbers),
             rows: Mutex::default(),
+            added: Mutex::default(),
             trouble: Mutex::default(),
         }
     }
@@ -122,23 +128,47 @@ impl Cache {
         view: &IndexView,
         source: &dyn SegmentSource,
     ) -> Result<SyncReport, IndexError> {
+        self.forget_added();
+        self.sync_some(view, source, &mut |_| true)
+    }
+
+    /// A newer view has them, or does without.
+    pub(super) fn forget_added(&self) {
+        lock(&self.added).clear();
+    }
+
+    /// As [`Self::sync`], but loads another segment only if `goes_on` says so. What was loaded
+    /// counts; what was not is as good as unlisted.
+    pub(super) fn sync_some(
+        &self,
+        view: &IndexView,
+        source: &dyn SegmentSource,
+        goes_on: &mut dyn FnMut(&SyncReport) -> bool,
+    ) -> Result<SyncReport, IndexError> {
         let mut numbers = lock(&self.numbers);
-        self.watch(self.sync_locked(view, source, &mut numbers))
+        self.watch(self.sync_locked(view, source, goes_on, &mut numbers))
     }
 
     fn sync_locked(
         &self,
         view: &IndexView,
         source: &dyn SegmentSource,
+        goes_on: &mut dyn FnMut(&SyncReport) -> bool,
         numbers: &mut Numbers,
     ) -> Result<SyncReport, IndexError> {
-        let report = self.load(&view.segments, source, numbers)?;
+        let report = self.load(&view.segments, source, goes_on, numbers)?;
         if report.loaded > 0 {
             self.database.flush()?;
         }
-        let listed = self.judge(view, numbers)?;
+        let mut listed = self.judge(view, numbers)?;
+        for segment in lock(&self.added).iter() {
+            self.list(&mut listed, segment)?;
+        }
         self.publish(listed);
-        self.tidy(numbers)?;
+        // Before all is loaded, what is to be kept is not known.
+        if report.left == 0 {
+            self.tidy(numbers)?;
+        }
         Ok(report)
     }
 
@@ -159,7 +189,7 @@ impl Cache {
         source: &dyn SegmentSource,
         numbers: &mut Numbers,
     ) -> Result<(), IndexError> {
-        let report = self.load(&[*segment], source, numbers)?;
+        let report = self.load(&[*segment], source, &mut |_| true, numbers)?;
         if let Some((_, why)) = report.unreadable.into_iter().next() {
             return Err(failed(why));
         }
@@ -167,6 +197,7 @@ impl Cache {
         view.learn(&numbers.flags);
         self.list(&mut view, segment)?;
         self.publish(view);
+        lock(&self.added).push(*segment);
         Ok(())
     }
 
@@ -174,30 +205,41 @@ impl Cache {
         &self,
         segments: &[SegmentRef],
         source: &dyn SegmentSource,
+        goes_on: &mut dyn FnMut(&SyncReport) -> bool,
         numbers: &mut Numbers,
     ) -> Result<SyncReport, IndexError> {
-        let mut report = SyncReport::default();
-        let mut seen = HashSet::new();
+        let missing = self.missing(segments)?;
+        let mut report = SyncReport { left: missing.len(), ..SyncReport::default() };
+        source.expect(&missing);
         let state = |next| records::state_value(&self.repository, next);
-        let mut lacking = Vec::new();
-        for segment in segments.iter().filter(|segment| seen.insert(segment.name)) {
-            if record_of(&self.database, segment)?.is_none() {
-                lacking.push(*segment);
-            }
-        }
-        source.expect(&lacking);
         let mut loader = Loader::new(&self.database, self.tuning, numbers, &state);
-        for segment in &lacking {
-            match loader.load(segment, source)? {
+        for segment in missing {
+            if !goes_on(&report) {
+                break;
+            }
+            report.left -= 1;
+            match loader.load(&segment, source)? {
                 Ok(entries) => {
                     report.loaded += 1;
                     report.entries += entries;
                 }
-                Err(error) => report.unreadable.push((*segment, error.to_string())),
+                Err(error) => report.unreadable.push((segment, error.to_string())),
             }
         }
         loader.finish()?;
         Ok(report)
+    }
+
+    /// Those of the segments that were not loaded yet, each once.
+    fn missing(&self, segments: &[SegmentRef]) -> Result<Vec<SegmentRef>, IndexError> {
+        let mut seen = HashSet::new();
+        let mut missing = Vec::new();
+        for segment in segments.iter().filter(|segment| seen.insert(segment.name)) {
+            if record_of(&self.database, segment)?.is_none() {
+                missing.push(*segment);
+            }
+        }
+        Ok(missing)
     }
 
     /// The state of every pack in `view`, from nothing but what `view` lists.
@@ -246,33 +288,50 @@ impl Cache {
             }
             Some(ControlFlow::Continue(()))
         })?;
+        self.database.write(batch)?;
+        let mut kept = View::clone(&view);
+        let mut first = Some(0);
+        while let Some(number) = first {
+            first = self.give_up(number, &mut kept, numbers)?;
+        }
+        self.database.flush()?;
+        self.publish(kept);
+        self.database.compact()
+    }
+
+    /// Gives up some of the unlisted packs with numbers from `first` on. Returns where to go on.
+    fn give_up(
+        &self,
+        first: u32,
+        view: &mut View,
+        numbers: &mut Numbers,
+    ) -> Result<Option<u32>, IndexError> {
         let mut given_up = Vec::new();
-        self.database.each_record(records::PACKS, &mut |key, value| {
+        let start = records::pack_key(first);
+        self.database.each_record_from(records::PACKS, &start, &mut |key, value| {
             let number = records::read_pack_key(key)?;
             if view.state(number) == PackState::Unlisted {
                 given_up.push((number, records::read_pack(value)?.identity.name));
-                batch.delete(key);
             }
-            Some(ControlFlow::Continue(()))
+            let is_full = given_up.len() >= GIVEN_UP_AT_ONCE;
+            Some(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        let mut batch = WriteBatch::default();
         for (number, pack) in &given_up {
+            batch.delete(records::pack_key(*number));
             let name = records::name_key(pack);
             // The name may stand for a newer number by now.
             if self.database.get(&name)?.as_deref() == Some(&number.to_be_bytes()) {
                 batch.delete(name);
             }
-        }
-        self.database.write(batch)?;
-        self.database.flush()?;
-        let mut kept = View::clone(&view);
-        for (number, _) in given_up {
-            *kept.flags_mut(number) = 0;
-            if let Some(flags) = numbers.flags.get_mut(number as usize) {
+            *view.flags_mut(*number) = 0;
+            if let Some(flags) = numbers.flags.get_mut(*number as usize) {
                 *flags = 0;
             }
         }
-        self.publish(kept);
-        self.database.compact()
+        self.database.write(batch)?;
+        let is_full = given_up.len() >= GIVEN_UP_AT_ONCE;
+        Ok(given_up.last().filter(|_| is_full).map(|(number, _)| number + 1))
     }
 
     fn number_of(&self, name: &PackName, view: &View) -> Result<Option<u32>, IndexError> {
@@ -395,15 +454,44 @@ impl Cache {
         }))
     }
 
-    pub(super) fn once_listed(&self, each: &mut dyn FnMut(&PackName)) -> Result<(), IndexError> {
-        let view = self.view();
-        self.watch(self.database.each_record(records::PACKS, &mut |key, value| {
-            let number = records::read_pack_key(key)?;
-            if view.state(number) == PackState::Unlisted && view.flags(number) & COMPLETE != 0 {
-                each(&records::read_pack(value)?.identity.name);
-            }
+    pub(super) fn known_packs(
+        &self,
+        first: u32,
+        each: &mut dyn FnMut(u32, &PackRow),
+    ) -> Result<u32, IndexError> {
+        // Not while numbers are given out: those without a record yet would be passed over.
+        let numbers = lock(&self.numbers);
+        let start = records::pack_key(first);
+        self.watch(self.database.each_record_from(records::PACKS, &start, &mut |key, value| {
+            each(records::read_pack_key(key)?, &records::read_pack(value)?);
             Some(ControlFlow::Continue(()))
+        }))?;
+        Ok(numbers.end())
+    }
+
+    pub(super) fn was_listed(&self, name: &PackName) -> Result<bool, IndexError> {
+        let view = self.view();
+        let value = self.watch(self.database.get(&records::name_key(name)))?;
+        let number = value.as_deref().and_then(records::read_number);
+        Ok(number.is_some_and(|number| {
+            view.state(number) == PackState::Unlisted && view.flags(number) & COMPLETE != 0
         }))
+    }
+
+    pub(super) fn once_listed(&self) -> usize {
+        self.view().once_listed()
+    }
+
+    pub(super) fn dead_of(&self, segment: &SegmentRef) -> Result<u32, IndexError> {
+        let view = self.view();
+        let record = self.watch(record_of(&self.database, segment))?;
+        let mut dead = 0;
+        if let Some(record) = record {
+            self.watch(each_pack_of(&record, &mut |pack| {
+                dead += u32::from(view.state(pack.number) == PackState::Dead);
+            }))?;
+        }
+        Ok(dead)
     }
 
     pub(super) fn entries(

@@ -143,7 +143,7 @@ impl Database {
         each: &mut dyn FnMut(&Prefix, &Place) -> ControlFlow<()>,
     ) -> Result<(), IndexError> {
         let rows = self.db.raw_iterator_cf_opt(self.entries()?, scan_options());
-        scan(rows, &[], &mut |key, value| {
+        scan(rows, &[], &[], &mut |key, value| {
             let (prefix, place) = records::read_entry(key, value)?;
             Some(each(&prefix, &place))
         })
@@ -151,7 +151,17 @@ impl Database {
 
     /// Hands out the records whose key starts with `tag`, ascending.
     pub(super) fn each_record(&self, tag: u8, each: &mut EachRow<'_>) -> Result<(), IndexError> {
-        scan(self.db.raw_iterator_opt(scan_options()), &[tag], each)
+        self.each_record_from(tag, &[tag], each)
+    }
+
+    /// As [`Self::each_record`], from the key `start` on.
+    pub(super) fn each_record_from(
+        &self,
+        tag: u8,
+        start: &[u8],
+        each: &mut EachRow<'_>,
+    ) -> Result<(), IndexError> {
+        scan(self.db.raw_iterator_opt(scan_options()), start, &[tag], each)
     }
 }
 
@@ -167,11 +177,12 @@ fn scan_options() -> ReadOptions {
 fn scan(
     mut rows: DBRawIterator<'_>,
     start: &[u8],
+    tag: &[u8],
     each: &mut EachRow<'_>,
 ) -> Result<(), IndexError> {
     rows.seek(start);
     while let Some((key, value)) = rows.item() {
-        if !key.starts_with(start) {
+        if !key.starts_with(tag) {
             return Ok(());
         }
         match each(key, value) {

@@ -20,6 +20,7 @@
 mod backing;
 mod cache;
 mod database;
+mod filling;
 mod home;
 mod load;
 mod records;
@@ -39,9 +40,12 @@ use repo_format::session::SegmentRef;
 use cache::Cache;
 #[cfg(not(test))]
 use database as backing;
+pub(crate) use filling::Fill;
+use filling::Filling;
 use home::Home;
 
 pub use view::PackState;
+pub(crate) use view::{PackSet, View as States};
 
 /// What [`Index::open`] is usually given for `memory_bytes`.
 pub const MEMORY_BYTES_DEFAULT: usize = 24 << 20;
@@ -92,9 +96,14 @@ pub struct IndexView {
 
 /// Where segments are read from.
 pub trait SegmentSource {
-    /// Tells which segments will be read, and in which order.
+    /// Announces segments that will be read, in this order. Some may be passed over.
     fn expect(&self, segments: &[SegmentRef]) {
         let _ = segments;
+    }
+
+    /// Bytes that were read so far.
+    fn bytes_read(&self) -> u64 {
+        0
     }
 
     /// Hands out the rows of `segment` in their order, packs first. A break means that no more of
@@ -119,6 +128,23 @@ pub struct SyncReport {
     pub entries: u64,
     /// Segments that could not be read, and why. Their packs are as good as unlisted.
     pub unreadable: Vec<(SegmentRef, String)>,
+    /// Segments that are still to be loaded: not 0 only while the cache is being filled.
+    pub left: usize,
+}
+
+/// What was read of the repository's index since this one was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Fetched {
+    /// Segments that were not in the cache.
+    pub segments: u64,
+    /// Entries read of them.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Whether the cache held nothing before.
+    pub was_cold: bool,
+    /// Segments that are not in the cache yet.
+    pub segments_left: u64,
 }
 
 /// Where a chunk is.
@@ -156,6 +182,8 @@ pub struct Index {
     memory_bytes: usize,
     tuning: Tuning,
     notices: Mutex<VecDeque<Notice>>,
+    fetched: Mutex<Fetched>,
+    filling: Filling,
     /// Last, because a temporary folder is removed when it is dropped.
     home: Mutex<Home>,
 }
@@ -225,6 +253,8 @@ impl Index {
             memory_bytes,
             tuning,
             notices: Mutex::new(notices),
+            fetched: Mutex::default(),
+            filling: Filling::default(),
             home: Mutex::new(home),
         })
     }
@@ -243,17 +273,109 @@ impl Index {
         source: &dyn SegmentSource,
     ) -> Result<SyncReport, IndexError> {
         let mut home = lock(&self.home);
+        self.filling.end();
+        self.count_reading(source, || {
+            self.with_cache(&mut home, &mut |cache| cache.sync(view, source))
+        })
+    }
+
+    /// As [`Self::sync`], but stops before the next segment when `goes_on` says no. What was loaded
+    /// until then is found; [`SyncReport::left`] tells what is missing. To be gone on with
+    /// [`Self::fill`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sync`].
+    pub(crate) fn begin(
+        &self,
+        view: &IndexView,
+        source: &dyn SegmentSource,
+        goes_on: &mut dyn FnMut(&SyncReport) -> bool,
+    ) -> Result<(SyncReport, Option<Fill>), IndexError> {
+        let mut home = lock(&self.home);
+        self.filling.end();
+        let report = self.count_reading(source, || {
+            self.with_cache(&mut home, &mut |cache| {
+                cache.forget_added();
+                cache.sync_some(view, source, goes_on)
+            })
+        })?;
+        let fill = (report.left > 0).then(|| self.filling.begin());
+        Ok((report, fill))
+    }
+
+    /// Loads some more of the segments of `view`. Returns `None` if nothing is left, or a later
+    /// sync took over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sync`].
+    pub(crate) fn fill(
+        &self,
+        fill: Fill,
+        view: &IndexView,
+        source: &dyn SegmentSource,
+        goes_on: &mut dyn FnMut(&SyncReport) -> bool,
+    ) -> Result<Option<SyncReport>, IndexError> {
+        let mut home = lock(&self.home);
+        if !self.filling.is_current(fill) {
+            return Ok(None);
+        }
+        let report = self.count_reading(source, || {
+            self.with_cache(&mut home, &mut |cache| cache.sync_some(view, source, goes_on))
+        })?;
+        self.filling.step();
+        if report.left == 0 {
+            self.filling.end();
+        }
+        Ok(Some(report))
+    }
+
+    /// Nobody goes on with it: what is missing is not waited for any more.
+    pub(crate) fn end_fill(&self, fill: Fill) {
+        if self.filling.is_current(fill) {
+            self.filling.end();
+        }
+    }
+
+    /// What was read of the repository's index.
+    pub fn fetched(&self) -> Fetched {
+        *lock(&self.fetched)
+    }
+
+    fn count_reading(
+        &self,
+        source: &dyn SegmentSource,
+        sync: impl FnOnce() -> Result<SyncReport, IndexError>,
+    ) -> Result<SyncReport, IndexError> {
+        let (was_empty, before) = (self.cache().next_number() == 0, source.bytes_read());
+        let report = sync()?;
+        let mut fetched = lock(&self.fetched);
+        fetched.was_cold |= was_empty && report.loaded > 0;
+        fetched.segments += report.loaded as u64;
+        fetched.entries += report.entries;
+        fetched.bytes += source.bytes_read() - before;
+        fetched.segments_left = report.left as u64;
+        Ok(report)
+    }
+
+    /// Does something with the cache, and again with an empty one if it turns out damaged.
+    fn with_cache<T>(
+        &self,
+        home: &mut Home,
+        work: &mut dyn FnMut(&Cache) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
         let cache = self.cache();
         let trouble = match cache.trouble() {
             Some(trouble) => trouble,
-            None => match cache.sync(view, source) {
+            None => match work(&cache) {
                 Err(IndexError::Damaged(error) | IndexError::Failed(error)) => error,
                 done => return done,
             },
         };
         drop(cache);
-        self.restart(&mut home, &trouble)?;
-        self.cache().sync(view, source)
+        self.restart(home, &trouble)?;
+        work(&self.cache())
     }
 
     /// Adds a segment that this process just committed, without reading it back.
@@ -321,13 +443,21 @@ impl Index {
         Ok(places.into_iter().map(|places| places.first().copied()).collect())
     }
 
-    /// Every place to read the chunk from, the best first: live, condemned, bad, dead.
+    /// Every place to read the chunk from, the best first: live, condemned, bad, dead. While the
+    /// cache is being filled, a chunk that is not found is waited for.
     ///
     /// # Errors
     ///
     /// [`IndexError::Damaged`]. After a [`Self::sync`] with the same view, ask again.
     pub fn locate(&self, id: &ChunkId) -> Result<Vec<Place>, IndexError> {
-        self.cache().locate(&id.prefix())
+        loop {
+            let step = self.filling.now();
+            let places = self.cache().locate(&id.prefix())?;
+            match step {
+                Some(step) if places.is_empty() => self.filling.wait_beyond(step),
+                _ => return Ok(places),
+            }
+        }
     }
 
     /// [`Self::locate`] of many chunks, in their order.
@@ -336,7 +466,14 @@ impl Index {
     ///
     /// As [`Self::locate`].
     pub fn locate_many(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
-        self.cache().many(ids, &|state| state != PackState::Unlisted)
+        loop {
+            let step = self.filling.now();
+            let places = self.cache().many(ids, &|state| state != PackState::Unlisted)?;
+            match step {
+                Some(step) if places.iter().any(Vec::is_empty) => self.filling.wait_beyond(step),
+                _ => return Ok(places),
+            }
+        }
     }
 
     /// As [`Self::locate`] for each of many chunks, in the order of their ids: neighbours share
@@ -351,6 +488,9 @@ impl Index {
         each: &mut dyn FnMut(&[Place]),
     ) -> Result<(), IndexError> {
         ids.sort_unstable();
+        while let Some(step) = self.filling.now() {
+            self.filling.wait_beyond(step);
+        }
         self.cache().each_of(ids, each)
     }
 
@@ -390,14 +530,47 @@ impl Index {
         self.cache().packs(each)
     }
 
-    /// Hands out packs that a view listed once, in full, and the current one does not. Only a
-    /// hint: the cache forgets such packs when they are many, and when it is rebuilt.
+    /// The states of all packs in the current view, for who asks often.
+    pub(crate) fn states(&self) -> Arc<States> {
+        self.cache().view()
+    }
+
+    /// Hands out the packs with a number from `first` on, listed or not, by number. Returns a
+    /// number that is higher than every one given out so far.
     ///
     /// # Errors
     ///
     /// [`IndexError::Damaged`].
-    pub fn once_listed(&self, each: &mut dyn FnMut(&PackName)) -> Result<(), IndexError> {
-        self.cache().once_listed(each)
+    pub(crate) fn known_packs(
+        &self,
+        first: u32,
+        each: &mut dyn FnMut(u32, &PackRow),
+    ) -> Result<u32, IndexError> {
+        self.cache().known_packs(first, each)
+    }
+
+    /// Whether a view listed the pack once, in full, and the current one does not. Only a hint:
+    /// the cache forgets such packs when they are many, and when it is rebuilt.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Damaged`].
+    pub fn was_listed(&self, name: &PackName) -> Result<bool, IndexError> {
+        self.cache().was_listed(name)
+    }
+
+    /// For how many packs [`Self::was_listed`] holds.
+    pub fn once_listed(&self) -> usize {
+        self.cache().once_listed()
+    }
+
+    /// How many packs of a loaded segment are dead in the current view.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError::Damaged`].
+    pub(crate) fn dead_of(&self, segment: &SegmentRef) -> Result<u32, IndexError> {
+        self.cache().dead_of(segment)
     }
 
     /// Hands out the entries of all listed packs, ascending by chunk.

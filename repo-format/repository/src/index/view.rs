@@ -44,7 +44,7 @@ pub(super) const COMPLETE: u8 = 32;
 
 /// The packs' flags and what they come from. Immutable once it is shared.
 #[derive(Debug, Clone, Default)]
-pub(super) struct View {
+pub(crate) struct View {
     flags: Vec<u8>,
     /// The segments that were loaded, of those that the view has.
     pub(super) segments: Vec<SegmentName>,
@@ -92,7 +92,14 @@ impl View {
         self.flags.get(number as usize).is_some_and(|flags| flags & KNOWN == 0)
     }
 
-    pub(super) fn state(&self, number: u32) -> PackState {
+    /// How many packs were listed once, in full, and are not.
+    pub(super) fn once_listed(&self) -> usize {
+        let once = |flags: &&u8| **flags & LISTED == 0 && **flags & COMPLETE != 0;
+        self.flags.iter().filter(once).count()
+    }
+
+    /// The state of a pack.
+    pub(crate) fn state(&self, number: u32) -> PackState {
         let flags = self.flags(number);
         if flags & LISTED == 0 {
             PackState::Unlisted
@@ -105,5 +112,60 @@ impl View {
         } else {
             PackState::Live
         }
+    }
+}
+
+/// A set of packs by number: a bit each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PackSet {
+    bits: Vec<u64>,
+}
+
+impl PackSet {
+    pub(crate) fn insert(&mut self, number: u32) {
+        let word = number as usize / 64;
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        if let Some(bits) = self.bits.get_mut(word) {
+            *bits |= 1 << (number % 64);
+        }
+    }
+
+    pub(crate) fn contains(&self, number: u32) -> bool {
+        self.bits.get(number as usize / 64).is_some_and(|bits| bits >> (number % 64) & 1 == 1)
+    }
+
+    /// The first pack of the set with this number or a higher one.
+    pub(crate) fn next_from(&self, number: u32) -> Option<u32> {
+        let mut word = number as usize / 64;
+        let mut bits = self.bits.get(word)? & u64::MAX << (number % 64);
+        while bits == 0 {
+            word += 1;
+            bits = *self.bits.get(word)?;
+        }
+        u32::try_from(word * 64).ok().map(|first| first + bits.trailing_zeros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_packs_is_walked_in_order_and_to_its_end() {
+        let numbers = [0, 1, 63, 64, 200, 1 << 20];
+        let mut set = PackSet::default();
+        assert_eq!(set.next_from(0), None);
+        numbers.iter().rev().for_each(|number| set.insert(*number));
+        let mut walked = Vec::new();
+        let mut next = Some(0);
+        while let Some(number) = next.and_then(|next| set.next_from(next)) {
+            walked.push(number);
+            next = number.checked_add(1);
+        }
+        assert_eq!(walked, numbers);
+        assert!(numbers.iter().all(|number| set.contains(*number)) && !set.contains(2));
+        assert_eq!(set.next_from(u32::MAX), None);
     }
 }

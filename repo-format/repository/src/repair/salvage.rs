@@ -38,7 +38,7 @@ impl Repair<'_> {
         let reader = Reader::new(self.repository, std::sync::Arc::clone(self.index));
         let mut salvager =
             Salvager { repair: self, reader: &reader, writer: &writer, batch: Vec::new(), lost: 0 };
-        let mut seen = Seen::new();
+        let mut seen = Seen::over(self.index);
         for snapshot in &snapshots {
             walk::walk(&reader, snapshot, &mut seen, &mut salvager)?;
         }

@@ -105,15 +105,13 @@ impl Repair<'_> {
         readable.segments.retain(|segment| !lost.contains(segment));
         let source = segments::Source::new(self.repository);
         self.index.sync(&readable, &source)?;
-        let mut once_listed = HashSet::new();
-        self.index.once_listed(&mut |pack| {
-            once_listed.insert(*pack);
-        })?;
         let dead: HashSet<PackName> = view.head.catalog.dead.iter().copied().collect();
-        let mut packs = unlisted_packs(self.repository, self.index)?;
-        packs.retain(|(pack, _)| {
-            !dead.contains(pack) && (!lost.is_empty() || once_listed.contains(pack))
-        });
+        let mut packs = Vec::new();
+        for (pack, bytes) in unlisted_packs(self.repository, self.index)? {
+            if !dead.contains(&pack) && (!lost.is_empty() || self.index.was_listed(&pack)?) {
+                packs.push((pack, bytes));
+            }
+        }
         Ok(packs)
     }
 }

@@ -146,7 +146,11 @@ impl Process {
         let store = self.repository.store();
         let glance = if self.glances { Glance::take(&**store)? } else { None };
         let index = Arc::clone(&self.index);
-        let (writer, _) = Writer::open_after(&self.repository, index, &options, glance.as_ref())?;
+        // Some go on with a part of the index.
+        let is_patient = !self.glances || self.agent.is_multiple_of(2);
+        let patience = if is_patient { Duration::MAX } else { Duration::ZERO };
+        let (writer, _) =
+            Writer::open_after(&self.repository, index, &options, glance.as_ref(), patience)?;
         let waiting = writer.view().waiting();
         let parents = self.parents(&writer, job);
         let trusts = writer.trusts_parents();

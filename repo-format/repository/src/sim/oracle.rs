@@ -4,6 +4,7 @@
 //! collection: where a chunk is, is read from the segments that the catalog lists.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use repo_format::id::{CHUNK_PREFIX_LEN, ChunkId, PackName, SegmentName, SessionId, SnapshotId};
@@ -14,7 +15,7 @@ use repo_format::snapshot::Snapshot;
 
 use super::request::Write;
 use crate::catalog::{self, Head};
-use crate::segments::SegmentCursor;
+use crate::segments::Source;
 use crate::store::{Memory, Store};
 use crate::view::{self, Register};
 use crate::{Repository, RepositoryError};
@@ -248,16 +249,16 @@ impl Oracle {
         &self,
         segment: &SegmentRef,
     ) -> Result<Vec<(ChunkPrefix, PackName)>, RepositoryError> {
-        let mut cursor = SegmentCursor::open(&self.direct, segment)?;
         let (mut packs, mut entries) = (Vec::new(), Vec::new());
-        while let Some(row) = cursor.next_row()? {
+        Source::new(&self.direct).rows(segment, &mut |row| {
             match row {
                 Row::Pack(pack) => packs.push(pack.identity.name),
                 Row::Entry(entry) => {
                     entries.push((entry.prefix, packs[entry.pack as usize]));
                 }
             }
-        }
+            ControlFlow::Continue(())
+        })?;
         Ok(entries)
     }
 

@@ -1,6 +1,7 @@
 //! The cache against a model: what a view lists, worked out from nothing but the view.
 
 mod damage;
+mod filling;
 mod processes;
 mod random;
 mod rules;
