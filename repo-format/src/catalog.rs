@@ -121,6 +121,11 @@ impl Default for Catalog {
 }
 
 impl Catalog {
+    /// Whether the session is among those that were folded lately.
+    pub fn is_folded(&self, session: &SessionId) -> bool {
+        self.folded.iter().any(|folded| folded.session == *session)
+    }
+
     /// The catalog's plain bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![if self.lock.is_some() { CATALOG_VERSION } else { RECORD_VERSION }];

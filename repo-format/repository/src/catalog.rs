@@ -60,12 +60,28 @@ pub(crate) fn newest_after(
     repository: &Repository,
     known: Option<&Head>,
 ) -> Result<Head, RepositoryError> {
+    newest_by(repository, |n| match known {
+        Some(known) if known.catalog.n == n => Ok(known.clone()),
+        _ => load(repository, n),
+    })
+}
+
+/// The newest catalog without its snapshots.
+///
+/// # Errors
+///
+/// As [`newest`].
+pub(crate) fn newest_bare(repository: &Repository) -> Result<Catalog, RepositoryError> {
+    newest_by(repository, |n| Ok(load_bare(repository, n)?.0))
+}
+
+fn newest_by<T>(
+    repository: &Repository,
+    load: impl Fn(u64) -> Result<T, RepositoryError>,
+) -> Result<T, RepositoryError> {
     loop {
         let n = newest_number(repository)?;
-        if let Some(known) = known.filter(|known| known.catalog.n == n) {
-            return Ok(known.clone());
-        }
-        match load(repository, n) {
+        match load(n) {
             // Trimmed, or its pages were, since it was listed: there is a newer one.
             Err(RepositoryError::Store(StoreError::Missing { .. }))
                 if newest_number(repository)? > n => {}

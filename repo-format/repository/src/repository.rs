@@ -486,7 +486,8 @@ fn find_slot(
     }
 }
 
-/// Seconds since 1970 by this machine's clock: for people, never for safety.
+/// Seconds since 1970 by this machine's clock: for people. What is safe depends on it in one place
+/// only, the day that the row of a folded session stays (M10).
 pub(crate) fn now_s() -> u64 {
     #[cfg(test)]
     if let Some(now_s) = crate::sim::here::now_s() {

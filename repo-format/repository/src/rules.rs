@@ -27,6 +27,8 @@ pub(crate) enum Rule {
     CommitIsConfirmed,
     /// W5: that a session was folded does not prove that its commit was.
     FoldedIsNoProof,
+    /// W5, W6: a session that was folded is over, even if its record is there again.
+    FoldedIsOver,
     /// W6: a part takes over the base of its main session.
     PartTakesBase,
     /// W6: a part is acknowledged before its main session is seen open.
@@ -119,7 +121,7 @@ pub(crate) enum Rule {
 #[cfg(test)]
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 53] = [
+    pub(crate) const ALL: [Self; 54] = [
         Self::ViewAfterSession,
         Self::CondemnedIsNotUsed,
         Self::UnlistedIsNothing,
@@ -130,6 +132,7 @@ impl Rule {
         Self::FenceEndsSession,
         Self::CommitIsConfirmed,
         Self::FoldedIsNoProof,
+        Self::FoldedIsOver,
         Self::PartTakesBase,
         Self::PartBeforeMainIsSeen,
         Self::MainHasNoRegister,

@@ -6,10 +6,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
+use repo_format::catalog::Catalog;
 use repo_format::id::{ClusterId, SessionId, SnapshotId};
 use repo_format::key::ObjectKey;
 use repo_format::session::{Commit, FENCE, Session, SessionKind};
 
+use crate::parallel::both;
 use crate::repository::now_s;
 use crate::rules::{Rule, keeps};
 use crate::store::StoreError;
@@ -96,14 +98,37 @@ impl OpenSession {
     }
 
     /// That a register is missing proves only while the session's record, which is removed first,
-    /// is there.
+    /// is there, and was never removed.
     fn see_open(&self) -> Result<(), RepositoryError> {
         if keeps(Rule::RegisterSeenBeforeRecord) {
             self.see_no_register()?;
-            return self.see_record();
+            self.see_record()?;
+        } else {
+            self.see_record()?;
+            self.see_no_register()?;
         }
-        self.see_record()?;
-        self.see_no_register()
+        match self.folded_in()? {
+            None => Ok(()),
+            Some(_) => Err(RepositoryError::Fenced { session: self.id }),
+        }
+    }
+
+    /// The newest catalog, if it says that this session was folded. Its record may be there all
+    /// the same: a request to create it, repeated by a process that slept for long or landing for
+    /// a second time, comes after the session was fenced, folded and cleaned.
+    fn folded_in(&self) -> Result<Option<Catalog>, RepositoryError> {
+        // No version up to the base is younger than the session.
+        if !keeps(Rule::FoldedIsOver) || catalog::newest_number(&self.repository)? == self.base {
+            return Ok(None);
+        }
+        let catalog = catalog::newest_bare(&self.repository)?;
+        Ok(Some(catalog).filter(|catalog| catalog.is_folded(&self.id)))
+    }
+
+    /// Whether a view taken since the session was created shows that it is over already; see
+    /// [`Self::commit`].
+    pub(crate) fn is_over_in(&self, view: &View) -> bool {
+        keeps(Rule::FoldedIsOver) && view.head.catalog.is_folded(&self.id)
     }
 
     fn see_no_register(&self) -> Result<(), RepositoryError> {
@@ -159,6 +184,10 @@ impl OpenSession {
         let early = (!keeps(Rule::PinBeforeView)).then(|| take_view(known)).transpose()?;
         let session = Self::create(repository, &record, true)?;
         let mut view = early.map_or_else(|| take_view(known), Ok)?;
+        if session.is_over_in(&view) {
+            drop(session);
+            return Self::reader(repository, cluster, snapshot, None);
+        }
         for _ in 0..VIEWS_MAX {
             if view.all_snapshots().contains_key(&snapshot) {
                 return Ok((session, view));
@@ -225,25 +254,24 @@ impl OpenSession {
         Ok(())
     }
 
-    /// C3: a commit counts only while its session exists, or once it is folded.
+    /// C3: a commit counts only while its session exists and was not folded, or once its snapshot is
+    /// listed.
     fn confirm(&self, commit: &Commit) -> Result<(), RepositoryError> {
-        match self.repository.store().size(&ObjectKey::Session(self.id)) {
-            Ok(_) => Ok(()),
-            Err(StoreError::Missing { .. }) => {
-                // Being folded is no proof: fences are folded too.
-                let head = catalog::newest(&self.repository)?;
-                let segments = &head.catalog.segments;
-                let listed = match &commit.snapshot {
-                    _ if !keeps(Rule::FoldedIsNoProof) => {
-                        head.catalog.folded.iter().any(|folded| folded.session == self.id)
-                    }
-                    Some(_) => head.snapshots.contains_key(&self.id),
-                    None => commit.segments.iter().all(|segment| segments.contains(segment)),
-                };
-                if listed { Ok(()) } else { Err(RepositoryError::Fenced { session: self.id }) }
-            }
-            Err(error) => Err(error.into()),
+        let size = || self.repository.store().size(&ObjectKey::Session(self.id));
+        let (there, folded) = both(size, || self.folded_in());
+        match (there, folded?) {
+            (Ok(_), None) => return Ok(()),
+            (Ok(_) | Err(StoreError::Missing { .. }), _) => {}
+            (Err(error), _) => return Err(error.into()),
         }
+        // Being folded is no proof: fences are folded too.
+        let head = catalog::newest(&self.repository)?;
+        let listed = match &commit.snapshot {
+            _ if !keeps(Rule::FoldedIsNoProof) => head.catalog.is_folded(&self.id),
+            Some(_) => head.snapshots.contains_key(&self.id),
+            None => commit.segments.iter().all(|segment| head.catalog.segments.contains(segment)),
+        };
+        if listed { Ok(()) } else { Err(RepositoryError::Fenced { session: self.id }) }
     }
 
     /// Ends the session without a commit: what it stored and did not commit becomes garbage. A

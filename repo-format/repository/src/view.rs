@@ -521,7 +521,7 @@ impl View {
     pub fn is_over(&self, session: &SessionId) -> bool {
         self.registers.contains(session)
             || !self.sessions.contains_key(session)
-            || self.head.catalog.folded.iter().any(|folded| folded.session == *session)
+            || self.head.catalog.is_folded(session)
     }
 
     /// What the index must know to answer for this view.

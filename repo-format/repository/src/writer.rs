@@ -436,6 +436,10 @@ fn begin(
     let early = (!keeps(Rule::ViewAfterSession)).then(take_view).transpose()?;
     let main = OpenSession::writer(repository, cluster)?;
     let view = early.map_or_else(take_view, Ok)?;
+    if main.is_over_in(&view) {
+        drop(main);
+        return begin(repository, cluster, fill);
+    }
     let filled = fill(&view)?;
     Ok((main, view, filled))
 }
@@ -449,23 +453,24 @@ fn begin_after(
     glance: &Glance,
     fill: &Fill<'_>,
 ) -> Result<Begun, RepositoryError> {
-    let (main, known) = both(
+    let (main, mut known) = both(
         || OpenSession::writer_from(repository, cluster, glance.n),
         || View::of_glance(repository, glance),
     );
     let main = main?;
-    let Some(known) = known else {
-        let view = View::for_writing(repository)?;
-        let filled = fill(&view)?;
-        return Ok((main, view, filled));
-    };
-    let (is_current, filled) = both(|| known.is_current(repository), || fill(&known));
-    if is_current? {
-        return Ok((main, known, filled?));
+    if let Some(view) = known.take() {
+        let (is_current, filled) = both(|| view.is_current(repository), || fill(&view));
+        if is_current? {
+            return Ok((main, view, filled?));
+        }
+        // What is loaded for it in the background ends here, before another view's begins.
+        known = Some(view);
     }
-    // Nothing may be loaded for the old view beside the new one.
-    drop(filled);
-    let view = View::for_writing_after(repository, Some(&known))?;
+    let view = View::for_writing_after(repository, known.as_ref())?;
+    if main.is_over_in(&view) {
+        drop(main);
+        return begin(repository, cluster, fill);
+    }
     let filled = fill(&view)?;
     Ok((main, view, filled))
 }

@@ -78,5 +78,5 @@ pub(crate) fn has_light_index() -> bool {
 }
 
 pub(crate) fn keeps(rule: Rule) -> bool {
-    in_world(|world, _| world.without() != Some(rule)).unwrap_or(true)
+    in_world(|world, _| !world.without().contains(&rule)).unwrap_or(true)
 }

@@ -25,7 +25,7 @@ pub(super) struct Plan {
     /// Most keys that a page of a listing has.
     pub(super) page: usize,
     /// Left out.
-    pub(super) without: Option<Rule>,
+    pub(super) without: Vec<Rule>,
     /// Indexes are maps, not databases.
     pub(super) light_index: bool,
     /// Requests after which a run counts as one without end.
@@ -142,7 +142,7 @@ pub(super) enum Stage {
 
 impl Plan {
     /// Draws a run. `faults`: whether anything goes wrong but the schedule.
-    pub(super) fn draw(seed: u64, faults: bool, without: Option<Rule>) -> Self {
+    pub(super) fn draw(seed: u64, faults: bool, without: Vec<Rule>) -> Self {
         let mut dice = Dice::of(seed, 1);
         let mut agents = Vec::new();
         let mut add = |dice: &mut Dice, kind: &str, count: u64, draw: fn(&mut Dice) -> Job| {

@@ -17,8 +17,11 @@ pub(super) struct Scenario {
 }
 
 impl Scenario {
+    /// * `without`: left out besides those that the scenario leaves out anyway.
     pub(super) fn plan(&self, without: Option<Rule>) -> Plan {
-        Plan { without, ..self.plan.clone() }
+        let mut plan = self.plan.clone();
+        plan.without.extend(without);
+        plan
     }
 }
 
@@ -32,14 +35,16 @@ pub(super) fn read(text: &str) -> Vec<Scenario> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     for line in lines.filter(|line| !line.starts_with('#')) {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            let rule = Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name);
+            let named = |name: &str| Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name);
+            let (name, without) = name.split_once(" without ").unwrap_or((name, ""));
+            let (rule, without) = (named(name), named(without).into_iter().collect());
             assert!(rule.is_some() || name == "-", "there is no rule {name}");
             let plan = Plan {
                 seed: 0,
                 agents: Vec::new(),
                 schedule: Schedule::Script(Vec::new()),
                 page: 1000,
-                without: None,
+                without,
                 light_index: true,
                 steps_max: 20_000,
             };
@@ -61,6 +66,10 @@ fn read_line(plan: &mut Plan, line: &str) -> Option<()> {
         let Schedule::Script(stages) = &mut plan.schedule else { return None };
         stages.push(stage);
     } else if let Some((agent, jobs)) = line.split_once(": ") {
+        let (agent, retries) = match agent.strip_suffix(" retries") {
+            Some(agent) => (agent, true),
+            None => (agent, false),
+        };
         let (name, machine) = agent.split_once(" on ").unwrap_or((agent, ""));
         let machine = match machine.bytes().next() {
             Some(letter) => u64::from(letter),
@@ -68,7 +77,7 @@ fn read_line(plan: &mut Plan, line: &str) -> Option<()> {
         };
         let jobs: Option<VecDeque<Job>> = jobs.split(';').map(read_job).collect();
         let (name, jobs) = (name.to_owned(), jobs?);
-        plan.agents.push(AgentPlan { name, machine, retries: false, glances: false, jobs });
+        plan.agents.push(AgentPlan { name, machine, retries, glances: false, jobs });
     }
     Some(())
 }

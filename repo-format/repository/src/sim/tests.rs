@@ -24,7 +24,7 @@ fn is_soak() -> bool {
 }
 
 fn draw(seed: u64) -> Plan {
-    Plan::draw(seed, !seed.is_multiple_of(4), None)
+    Plan::draw(seed, !seed.is_multiple_of(4), Vec::new())
 }
 
 fn scenarios() -> Vec<Scenario> {

@@ -31,7 +31,7 @@ pub(super) struct World {
     state: Mutex<State>,
     turns: Vec<Condvar>,
     pub(super) objects: Arc<Memory>,
-    without: Option<Rule>,
+    without: Vec<Rule>,
     page: usize,
     has_light_index: bool,
 }
@@ -139,14 +139,14 @@ impl World {
             state: Mutex::new(state),
             turns: plan.agents.iter().map(|_| Condvar::new()).collect(),
             objects,
-            without: plan.without,
+            without: plan.without.clone(),
             page: plan.page,
             has_light_index: plan.light_index,
         })
     }
 
-    pub(super) const fn without(&self) -> Option<Rule> {
-        self.without
+    pub(super) fn without(&self) -> &[Rule] {
+        &self.without
     }
 
     pub(super) const fn has_light_index(&self) -> bool {
