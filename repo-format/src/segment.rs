@@ -92,7 +92,9 @@ impl<'a> SegmentBuilder<'a> {
 
     /// Makes room for so many entries at once.
     pub fn reserve(&mut self, entries: usize) {
-        self.plain.reserve_exact(entries * ENTRY_LEN);
+        let plain_len = self.plain.len() + entries * ENTRY_LEN;
+        let tags = plain_len.div_ceil(SEGMENT_BLOCK_BYTES) * TAG_LEN;
+        self.plain.reserve_exact(SEGMENT_HEADER_LEN + tags + entries * ENTRY_LEN);
     }
 
     /// Adds an entry.
@@ -113,16 +115,24 @@ impl<'a> SegmentBuilder<'a> {
         self.put_counts();
         let epoch = self.keys.newest_epoch();
         let derived = derive(self.keys, epoch, &self.name, &self.salt)?;
-        let mut out = encode_header(epoch, &self.name, &self.salt, &derived.commitment);
-        let blocks = self.plain.len().div_ceil(SEGMENT_BLOCK_BYTES);
+        let header = encode_header(epoch, &self.name, &self.salt, &derived.commitment);
+        let mut out = self.plain;
+        let plain_len = out.len();
+        let blocks = plain_len.div_ceil(SEGMENT_BLOCK_BYTES);
         check_blocks(len_u64(blocks))?;
-        out.reserve_exact(self.plain.len() + blocks * TAG_LEN);
-        for (number, block) in self.plain.chunks_mut(SEGMENT_BLOCK_BYTES).enumerate() {
+        // Each block is sealed where it will be, the last one first: no second buffer as long.
+        out.resize(SEGMENT_HEADER_LEN + plain_len + blocks * TAG_LEN, 0);
+        for number in (0..blocks).rev() {
+            let from = number * SEGMENT_BLOCK_BYTES;
+            let end = plain_len.min(from + SEGMENT_BLOCK_BYTES);
+            let to = SEGMENT_HEADER_LEN + number * SEALED_BLOCK_LEN;
+            out.copy_within(from..end, to);
+            let (block, behind) = out.split_at_mut(to).1.split_at_mut(end - from);
             let aad = block_aad(&self.name, number + 1 == blocks);
             let tag = derived.seal.seal(len_u64(number), &aad, block);
-            out.raw(block);
-            out.raw(&tag);
+            behind.split_at_mut(TAG_LEN).0.copy_from_slice(&tag);
         }
+        out.split_at_mut(SEGMENT_HEADER_LEN).0.copy_from_slice(&header);
         Ok((out, self.entries))
     }
 

@@ -19,8 +19,8 @@ use crate::session::OpenSession;
 use crate::view::View;
 use crate::{Repository, RepositoryError};
 
-/// Entries of one merged segment, which bounds the memory of a merge: 21 MB, three times over.
-const ENTRIES_MAX: u64 = 512 << 10;
+/// Entries of one merged segment, which bounds the memory of a merge: 10 MB, twice, and the packs'.
+const ENTRIES_MAX: u64 = 256 << 10;
 /// Segments with fewer entries than this are small.
 const SMALL: u64 = ENTRIES_MAX / 2;
 /// So many small segments are merged.
@@ -116,7 +116,7 @@ fn merge_some(
         // taken for left-overs.
         let still_open = view.sessions.contains_key(&session.id())
             && !view.registers.contains(&session.id())
-            && !catalog.folded.iter().any(|folded| folded.session == session.id());
+            && !catalog.is_folded(&session.id());
         let all_there = all_there || !keeps(Rule::MergeInputsListed);
         let still_open = still_open || !keeps(Rule::MergeSessionOpen);
         if all_there && still_open {
@@ -227,7 +227,8 @@ fn write_merged(
     for segment in inputs {
         rows.read(&source, segment)?;
     }
-    let Rows { packs, mut entries, .. } = rows;
+    let Rows { numbers, packs, mut entries, .. } = rows;
+    drop(numbers);
     if entries.is_empty() {
         return Ok(None);
     }

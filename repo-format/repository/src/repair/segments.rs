@@ -15,8 +15,8 @@ use crate::view::View;
 use crate::writer::sync_index;
 use crate::{RepositoryError, gc, segments};
 
-/// Entries of one segment: 20 MB, which bounds the memory.
-const ENTRIES_MAX: usize = 512 << 10;
+/// Entries of one segment: 10 MB, which bounds the memory.
+const ENTRIES_MAX: usize = 256 << 10;
 
 impl Repair<'_> {
     /// Replaces the segments that cannot be read by new ones of all stored packs that no other
