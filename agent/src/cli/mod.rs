@@ -1,5 +1,6 @@
 //! The command line of the tool: arguments in, messages and an exit code out.
 
+mod allocator;
 mod args;
 mod backup;
 mod batch;
@@ -36,6 +37,7 @@ use error::{CliError, Exit};
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
+    allocator::settle();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
