@@ -14,9 +14,9 @@ use agent::block::restore::{RestoreSetup, restore};
 use agent::volume::{BufPool, Engine, Source, Target, probe};
 use benches::{memory_folder, random_bytes, real_bytes};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use repo_format::id::{ChunkId, ClusterId, SnapshotId};
+use repo_format::id::{ChunkId, ClusterId};
 use repo_format::pack::PackKind;
-use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
+use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
 use repository::chunks::ChunkSource;
 use repository::effort::Effort;
@@ -118,25 +118,7 @@ fn processors() -> usize {
 }
 
 fn snapshot(root: ChunkId) -> Snapshot {
-    Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind: VolumeKind::Block,
-        completeness: Completeness::Complete,
-        name: "bench".into(),
-        host: String::new(),
-        source: String::new(),
-        tags: Vec::new(),
-        started_ns: 0,
-        finished_ns: 0,
-        root,
-        holds: None,
-        parent: None,
-        sizes: Sizes::default(),
-        issue_count: 0,
-        issues: Vec::new(),
-        program: String::new(),
-    }
+    Snapshot::new("bench", VolumeKind::Block, root)
 }
 
 fn volumes(criterion: &mut Criterion) {

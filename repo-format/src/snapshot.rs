@@ -98,6 +98,29 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// A complete snapshot of `name` with this manifest, and nothing else said of it.
+    pub fn new(name: impl Into<String>, kind: VolumeKind, root: ChunkId) -> Self {
+        Self {
+            id: SnapshotId::NONE,
+            cluster: ClusterId::NONE,
+            kind,
+            completeness: Completeness::Complete,
+            name: name.into(),
+            host: String::new(),
+            source: String::new(),
+            tags: Vec::new(),
+            started_ns: 0,
+            finished_ns: 0,
+            root,
+            holds: None,
+            parent: None,
+            sizes: Sizes::default(),
+            issue_count: 0,
+            issues: Vec::new(),
+            program: String::new(),
+        }
+    }
+
     /// Bytes of the shortest record.
     pub(crate) const LEN_MIN: usize = 128;
 
@@ -245,25 +268,7 @@ mod tests {
     }
 
     fn shortest() -> Snapshot {
-        Snapshot {
-            id: SessionId::NONE,
-            cluster: ClusterId::NONE,
-            kind: VolumeKind::Tree,
-            completeness: Completeness::Complete,
-            name: String::new(),
-            host: String::new(),
-            source: String::new(),
-            tags: Vec::new(),
-            started_ns: 0,
-            finished_ns: 0,
-            root: ChunkId::NONE,
-            holds: None,
-            parent: None,
-            sizes: Sizes::default(),
-            issue_count: 0,
-            issues: Vec::new(),
-            program: String::new(),
-        }
+        Snapshot::new("", VolumeKind::Tree, ChunkId::NONE)
     }
 
     proptest! {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use repo_format::id::{ChunkId, ClusterId, SnapshotId};
+use repo_format::id::{ChunkId, ClusterId};
 use repo_format::pack::PackKind;
-use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
+use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use repository::chunks::{ChunkSink, ChunkSource};
 use repository::effort::Effort;
@@ -78,25 +78,8 @@ pub fn prune_options() -> PruneOptions {
 
 /// The record of a volume's snapshot.
 pub fn record(name: &str, root: ChunkId, completeness: Completeness) -> Snapshot {
-    Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind: VolumeKind::Block,
-        completeness,
-        name: name.to_owned(),
-        host: String::new(),
-        source: format!("/{name}"),
-        tags: Vec::new(),
-        started_ns: 1,
-        finished_ns: 2,
-        root,
-        holds: None,
-        parent: None,
-        sizes: Sizes::default(),
-        issue_count: 0,
-        issues: Vec::new(),
-        program: "test".into(),
-    }
+    let blank = Snapshot::new(name, VolumeKind::Block, root);
+    Snapshot { completeness, started_ns: 1, finished_ns: 2, ..blank }
 }
 
 /// Stores a volume's manifest over these slots. Returns its root.

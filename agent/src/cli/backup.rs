@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use repo_format::chunker::Chunker;
-use repo_format::id::{ChunkId, ClusterId, SnapshotId};
+use repo_format::id::{ChunkId, SnapshotId};
 use repo_format::pack::PackKind;
 use repo_format::snapshot::{Completeness, ISSUES_KEPT, Issue, Sizes, Snapshot, VolumeKind};
 use repo_format::volume::VolumeRoot;
@@ -517,23 +517,13 @@ fn blank_record(
     tags: Vec<(String, String)>,
 ) -> Snapshot {
     Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind,
         completeness: Completeness::Checkpoint,
-        name,
         host: hostname(),
         source,
         tags,
         started_ns: now_ns(),
-        finished_ns: 0,
-        root: ChunkId::NONE,
-        holds: None,
-        parent: None,
-        sizes: Sizes::default(),
-        issue_count: 0,
-        issues: Vec::new(),
         program: format!("salvor {}", env!("CARGO_PKG_VERSION")),
+        ..Snapshot::new(name, kind, ChunkId::NONE)
     }
 }
 

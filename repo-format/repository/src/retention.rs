@@ -140,29 +140,15 @@ fn periods(started_ns: i64, zone: &TimeZone) -> [i64; 5] {
 mod tests {
     use super::*;
     use repo_format::id::ChunkId;
-    use repo_format::snapshot::{Sizes, VolumeKind};
+    use repo_format::snapshot::VolumeKind;
 
     const HOUR_NS: i64 = 3_600_000_000_000;
 
     fn snapshot(number: u8, name: &str, hours: i64) -> Snapshot {
         Snapshot {
             id: SnapshotId::from_bytes([number; 16]),
-            cluster: ClusterId::NONE,
-            kind: VolumeKind::Block,
-            completeness: Completeness::Complete,
-            name: name.into(),
-            host: String::new(),
-            source: String::new(),
-            tags: Vec::new(),
             started_ns: 1_700_000_000_000_000_000 / (24 * HOUR_NS) * 24 * HOUR_NS + hours * HOUR_NS,
-            finished_ns: 0,
-            root: ChunkId::NONE,
-            holds: None,
-            parent: None,
-            sizes: Sizes::default(),
-            issue_count: 0,
-            issues: Vec::new(),
-            program: String::new(),
+            ..Snapshot::new(name, VolumeKind::Block, ChunkId::NONE)
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use repo_format::frame::Compression;
 use repo_format::id::{ChunkId, ClusterId, PackName, SnapshotId};
 use repo_format::pack::PackKind;
-use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
+use repo_format::snapshot::{Completeness, Snapshot, VolumeKind};
 use repo_format::volume::{Page, PageRef, Slot, VolumeRoot};
 use tempfile::TempDir;
 
@@ -311,25 +311,8 @@ fn volume(number: u64) -> String {
 
 fn record(job: &Backup, root: ChunkId) -> Snapshot {
     let started_ns = i64::try_from(crate::repository::now_s()).unwrap() * 1_000_000_000;
-    Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind: VolumeKind::Block,
-        completeness: Completeness::Complete,
-        name: volume(job.volume),
-        host: String::new(),
-        source: volume(job.volume),
-        tags: Vec::new(),
-        started_ns,
-        finished_ns: started_ns,
-        root,
-        holds: None,
-        parent: None,
-        sizes: Sizes::default(),
-        issue_count: 0,
-        issues: Vec::new(),
-        program: String::new(),
-    }
+    let blank = Snapshot::new(volume(job.volume), VolumeKind::Block, root);
+    Snapshot { started_ns, finished_ns: started_ns, ..blank }
 }
 
 fn choose(view: &View, which: Which) -> Vec<SnapshotId> {

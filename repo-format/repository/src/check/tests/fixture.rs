@@ -9,7 +9,7 @@ use std::time::Duration;
 use repo_format::id::{ChunkId, ClusterId, SnapshotId};
 use repo_format::key::{ObjectKey, Prefix};
 use repo_format::pack::PackKind;
-use repo_format::snapshot::{Completeness, Sizes, Snapshot, VolumeKind};
+use repo_format::snapshot::{Snapshot, VolumeKind};
 use repo_format::tree::{
     self, Content, Entry, EntryKind, Meta, Page as TreePage, Slice, TreeRoot, encode_slices,
 };
@@ -218,25 +218,7 @@ pub(super) fn packs() -> PackOptions {
 }
 
 fn record(name: &str, kind: VolumeKind, root: ChunkId) -> Snapshot {
-    Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind,
-        completeness: Completeness::Complete,
-        name: name.to_owned(),
-        host: String::new(),
-        source: format!("/{name}"),
-        tags: Vec::new(),
-        started_ns: 1,
-        finished_ns: 2,
-        root,
-        holds: None,
-        parent: None,
-        sizes: Sizes::default(),
-        issue_count: 0,
-        issues: Vec::new(),
-        program: "test".into(),
-    }
+    Snapshot { started_ns: 1, finished_ns: 2, ..Snapshot::new(name, kind, root) }
 }
 
 /// Files of which some differ from one version to the next.

@@ -183,23 +183,17 @@ impl Side {
 fn record(name: &str, kind: VolumeKind, root: ChunkId) -> Snapshot {
     let time = CLOCK.fetch_add(10, Ordering::Relaxed);
     Snapshot {
-        id: SnapshotId::NONE,
-        cluster: ClusterId::NONE,
-        kind,
         completeness: Completeness::Incomplete,
-        name: name.to_owned(),
         host: "machine".into(),
         source: format!("/{name}"),
         tags: vec![("app".into(), "db".into()), ("zone".into(), "a".into())],
         started_ns: time,
         finished_ns: time + 5,
-        root,
-        holds: None,
-        parent: None,
         sizes: Sizes { logical: 7, allocated: 6, read: 5, entries: 4, ..Sizes::default() },
         issue_count: 1,
         issues: vec![Issue { what: "a".into(), why: "b".into() }],
         program: "test".into(),
+        ..Snapshot::new(name, kind, root)
     }
 }
 
