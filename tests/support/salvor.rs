@@ -128,6 +128,33 @@ impl Lab {
         Self { repo: repo.to_owned(), ..Self::bare() }
     }
 
+    /// Fills the repository with so many chunks that are not there; see `examples/many_chunks.rs`.
+    pub fn fill_with_chunks(&self, chunks: u64, chunks_a_pack: u64) {
+        let mut program = Command::new(example("many_chunks"));
+        match &self.bucket {
+            None => program.arg(&self.repo),
+            Some((bucket, prefix)) => program
+                .arg(format!("s3:{prefix}"))
+                .env("SALVOR_TEST_S3_BUCKET", &bucket.bucket)
+                .env("SALVOR_TEST_S3_ENDPOINT", bucket.endpoint.as_deref().unwrap_or_default())
+                .env("SALVOR_TEST_S3_REGION", &bucket.region)
+                .env("SALVOR_TEST_S3_PROVIDER", bucket.provider.as_deref().unwrap_or_default())
+                .env("AWS_ACCESS_KEY_ID", &bucket.key)
+                .env("AWS_SECRET_ACCESS_KEY", &bucket.secret)
+                .env("AWS_SESSION_TOKEN", bucket.token.as_deref().unwrap_or_default()),
+        };
+        program.args([chunks, chunks_a_pack].map(|number| number.to_string()));
+        assert!(program.status().unwrap().success());
+    }
+
+    /// Removes what the program keeps between runs.
+    pub fn forget_cache(&self) {
+        let cache = self.path("home/.cache");
+        if cache.exists() {
+            fs::remove_dir_all(cache).unwrap();
+        }
+    }
+
     /// A path in the lab's folder.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)

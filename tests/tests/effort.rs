@@ -15,7 +15,7 @@ use repository::effort::Effort;
 use repository::packer::PackOptions;
 use repository::store::{Listed, Memory, Store, StoreError, Strangers, Swept};
 use repository::writer::{Writer, WriterOptions};
-use tests::support::{Lab, MIB, Rng, make_image, repository as lib, scratch, seed};
+use tests::support::{Lab, MIB, Rng, make_image, noise_file, repository as lib, scratch, seed};
 
 /// A store at the end of a thin line: each pack takes its time.
 #[derive(Debug)]
@@ -171,4 +171,41 @@ fn two_prunes_do_however_many_index_segments_have_piled_up() {
     }
     assert_eq!(segments(), 0);
     lab.assert_tidy();
+}
+
+#[test]
+fn a_dry_run_says_what_a_prune_then_does() {
+    let lab = Lab::new();
+    for (number, mib) in [(1, 24), (2, 8), (3, 8)] {
+        noise_file(&lab.path("disk"), number, mib * MIB);
+        lab.ok(&["backup", "disk", "--name", "disk"]);
+        noise_file(&lab.path("other"), 10 + number, MIB);
+        lab.ok(&["backup", "other", "--name", "other"]);
+    }
+    lab.ok(&["forget", "--keep-last", "1", "--name", "disk"]);
+    let options = ["prune", "--max-repack", "50%"];
+    let dry = lab.json(&[&options[..], &["--dry-run"]].concat());
+    let wet = lab.json(&options);
+    let names = [
+        "packs",
+        "bytes",
+        "needed_bytes",
+        "unneeded_packs",
+        "unneeded_bytes",
+        "repacked_packs",
+        "repacked_bytes",
+        "leftover_packs",
+        "leftover_bytes",
+        "left_bytes",
+        "missing_chunks",
+    ];
+    for name in names {
+        assert_eq!(dry[name], wet[name], "{name}");
+    }
+    let of = |name: &str| wet[name].as_u64().unwrap();
+    assert!(of("unneeded_packs") > 0);
+    let deleted = of("unneeded_packs") + of("repacked_packs") + of("leftover_packs");
+    assert_eq!(of("deleted_packs"), deleted, "{wet}");
+    let again = lab.json(&[&options[..], &["--dry-run"]].concat());
+    assert_eq!(again["unneeded_packs"], 0);
 }

@@ -218,7 +218,7 @@ fn a_terabyte_costs_few_requests_and_a_change_only_what_has_changed() {
         "{changed} requests for 448 MiB, {unchanged} for nothing"
     );
 
-    fs::remove_dir_all(lab.path("home/.cache")).unwrap();
+    lab.forget_cache();
     lab.ok(&["restore", "disk@latest", "back"]);
     assert_same_volume(&lab.path("disk"), &lab.path("back"), 1 << 20);
     let restore = paid(&proxy.take_seen());

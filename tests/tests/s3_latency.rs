@@ -85,7 +85,7 @@ fn few_round_trips_in_sequence_come_before_the_data_and_few_after_it() {
     // The same from a catalog, with its pages, and a cold cache.
     far.proxy.order(Orders::default());
     far.lab.ok(&["prune"]);
-    std::fs::remove_dir_all(far.lab.path("home/.cache")).unwrap();
+    far.lab.forget_cache();
     far.proxy.order(Orders { latency: LONG, ..Orders::default() });
     let whole = far.best(&["restore", "disk@latest", "back"], depth);
     assert!(whole <= 8, "restore after a prune: {whole}");

@@ -257,7 +257,7 @@ fn who_may_only_delete_destroys_nothing_and_one_command_brings_all_back() {
     assert!(locked.visible().is_empty());
     lab.run(&["snapshots"]).expect(1).says(&["no Salvor repository"]);
     lab.run(&["init"]).expect(1).says(&["recover"]);
-    fs::remove_dir_all(lab.path("home/.cache")).unwrap();
+    lab.forget_cache();
     let ended = lab.run(&["recover"]).expect(0).says(&["key slots were brought back"]);
     assert!(ended.stdout.contains("verify --read-data"), "{ended}");
     assert_eq!(lab.snapshots(), ids);
