@@ -114,11 +114,11 @@ fn restore_setup(
 
 /// Ranges to fetch at once: a server is far away, and most of a request is waiting.
 ///
-/// * `memory`: bytes of packs in a backup; a third of it is for ranges.
+/// * `memory`: bytes of packs in a backup; half of it is for ranges.
 fn fetchers(context: &Context, memory: usize) -> Result<usize, CliError> {
     let most = usize::try_from(RANGE_BYTES_MAX).unwrap_or(usize::MAX);
     Ok(match context.location()? {
-        Location::S3 { .. } => (memory / 3 / most).clamp(3, 24),
+        Location::S3 { .. } => (memory / 2 / most).clamp(3, 32),
         Location::Path(_) => 3,
     })
 }
