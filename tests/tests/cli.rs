@@ -265,6 +265,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         (&["cat", "disk@latest", "a"], "no paths"),
         (&["verify", "--read-data=101"], "percentage"),
         (&["prune", "--max-repack", "x"], "percentage"),
+        (&["forget", "--keep-last", "1", "--max-repack", "5%"], "--prune"),
     ] {
         lab.run(line).expect(2).says(&[word]);
     }

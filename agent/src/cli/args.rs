@@ -469,13 +469,13 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Pruning {
-    /// Write at most this share of the repository again to reclaim space inside packs
-    #[arg(long, value_name = "PERCENT", default_value = "10%")]
-    pub(crate) max_repack: Share,
+    /// Write at most this share of the repository again to reclaim space inside packs [default: 10%]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) max_repack: Option<Share>,
 
-    /// Forget what a killed backup left if no run has gone on from it for so many days
-    #[arg(long, value_name = "DAYS", default_value = "7")]
-    pub(crate) unfinished_days: u64,
+    /// Forget what a killed backup left if no run has gone on from it for so many days [default: 7]
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) unfinished_days: Option<u64>,
 
     /// Take a session on another machine for dead if it shows no sign of life for this long, in
     /// minutes

@@ -22,6 +22,11 @@ use super::snapshots::{self, new_table, short};
 use super::units;
 use super::{locks, requests};
 
+/// See [`Pruning::max_repack`].
+const MAX_REPACK: f64 = 0.1;
+/// See [`Pruning::unfinished_days`].
+const UNFINISHED_DAYS: u64 = 7;
+
 pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliError> {
     let policy = Policy {
         last: args.keep_last,
@@ -34,6 +39,11 @@ pub(super) fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit, CliEr
     if args.snapshots.is_empty() && policy.is_empty() {
         let message =
             "say what to keep (--keep-last, --keep-daily, …) or which snapshots to forget";
+        return Err(CliError::Usage(message.into()));
+    }
+    let Pruning { max_repack, unfinished_days, .. } = &args.pruning;
+    if !args.prune && (max_repack.is_some() || unfinished_days.is_some()) {
+        let message = "--max-repack and --unfinished-days say how to prune: give --prune, too";
         return Err(CliError::Usage(message.into()));
     }
     let repository = context.open()?;
@@ -148,12 +158,13 @@ fn run_prune(
     context.check_witness(repository, &View::for_reading(repository)?)?;
     let budget = context.budget(1 << repository.config().chunk_log2);
     let index = context.index(repository)?;
+    let unfinished_days = args.unfinished_days.unwrap_or(UNFINISHED_DAYS);
     let options = PruneOptions {
         dry_run,
-        max_repack: args.max_repack.0,
+        max_repack: args.max_repack.map_or(MAX_REPACK, |share| share.0),
         live_below: 0.66,
         fence_after: Duration::from_secs(args.fence_minutes.saturating_mul(60)),
-        keep_unfinished: Duration::from_secs(args.unfinished_days.saturating_mul(24 * 3600)),
+        keep_unfinished: Duration::from_secs(unfinished_days.saturating_mul(24 * 3600)),
         memory_file: Some(context.cache_dir().join(format!("{}.seen", repository.id()))),
         cluster: context.cluster(),
         packs: budget.packs,
