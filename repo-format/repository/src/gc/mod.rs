@@ -45,7 +45,7 @@ pub struct PruneOptions {
     /// A session elsewhere that shows no sign of life for this long is ended.
     pub fence_after: Duration,
     /// The checkpoint of a run that was killed is forgotten if no run has gone on from it for this
-    /// long; see [`retention::given_up`].
+    /// long; see [`crate::retention::given_up`].
     pub keep_unfinished: Duration,
     /// Where this machine remembers signs of life between runs.
     pub memory_file: Option<PathBuf>,
