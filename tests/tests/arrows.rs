@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("repo-format", &[]),
     ("repository", &["repo-format"]),
     ("salvor", &["repo-format", "repository"]),
+    ("rules", &[]),
     ("benches", &["repo-format", "repository", "salvor"]),
     ("tests", &["repo-format", "repository", "salvor"]),
 ];
@@ -28,6 +29,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("repository", &["tokio-uring"], "its interface blocks; only the S3 store has a runtime"),
     ("repository", &["aws-lc-sys", "openssl-sys", "native-tls"], "TLS is rustls on ring"),
     ("salvor", &["kube", "kube-client", "k8s-openapi"], "the agent never sees Kubernetes"),
+    ("rules", &["tokio", "kube", "kube-client", "rustix"], "it is pure"),
 ];
 
 fn root() -> PathBuf {
